@@ -127,7 +127,10 @@ class RunMeta:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; NaN becomes null."""
-        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(self).items()}
+        return {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -138,14 +141,18 @@ class RunMeta:
         """
         known = {f.name for f in fields(cls)}
         if unknown := set(data) - known:
-            raise ResultError("the meta block has unknown fields.", argument="meta", got=sorted(unknown), allowed=sorted(known))
+            raise ResultError(
+                "the meta block has unknown fields.", argument="meta", got=sorted(unknown), allowed=sorted(known)
+            )
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         if values.get("wall_time_s") is None:
             values["wall_time_s"] = math.nan
         try:
             return cls(**values)
         except TypeError as err:
-            raise ResultError("the meta block is incomplete.", argument="meta", got=sorted(data), allowed=sorted(known)) from err
+            raise ResultError(
+                "the meta block is incomplete.", argument="meta", got=sorted(data), allowed=sorted(known)
+            ) from err
 
 
 @runtime_checkable
@@ -213,7 +220,12 @@ def frozen_array(values: Any, *, dtype: Any = np.float64) -> np.ndarray:
 
 
 def save_folder(
-    path: str | os.PathLike[str], *, kind: str, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any], meta: RunMeta
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    labels: Mapping[str, Any],
+    meta: RunMeta,
 ) -> Path:
     """Write a result folder (``result.json``, ``arrays.npz``) in one move, so that half of one never stays.
 
@@ -271,10 +283,14 @@ def load_folder(path: str | os.PathLike[str], *, kind: str) -> LoadedFolder:
     folder = Path(path)
     for name in ("result.json", "arrays.npz"):
         if not (folder / name).is_file():
-            raise ResultError(f"no {name} here.", argument="path", got=str(folder), fix="Point at a folder written by `result.save`.")
+            raise ResultError(
+                f"no {name} here.", argument="path", got=str(folder), fix="Point at a folder written by `result.save`."
+            )
     body = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if body.get("kind") != kind:
-        raise ResultError("this folder holds another kind of result.", argument="path", got=body.get("kind"), allowed=[kind])
+        raise ResultError(
+            "this folder holds another kind of result.", argument="path", got=body.get("kind"), allowed=[kind]
+        )
     with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
         arrays = {name: frozen_array(stored[name], dtype=stored[name].dtype) for name in stored.files}
     return LoadedFolder(arrays, body["labels"], RunMeta.from_json(body["meta"]))

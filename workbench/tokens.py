@@ -46,7 +46,10 @@ class TokenBatch:
         """
         if self.ids.shape != self.mask.shape:
             raise ParameterError(
-                "ids and mask differ in shape.", argument="mask", got=tuple(self.mask.shape), allowed=str(tuple(self.ids.shape))
+                "ids and mask differ in shape.",
+                argument="mask",
+                got=tuple(self.mask.shape),
+                allowed=str(tuple(self.ids.shape)),
             )
         rows = self.ids.shape[0]
         if len(self.prompt_ids) != rows or len(self.spans) not in (0, rows):
@@ -86,10 +89,14 @@ class TokenBatch:
             ParameterError: There is no row, or a row has no token.
         """
         if not rows or min(map(len, rows)) == 0:
-            raise ParameterError("a batch needs at least one token in every row.", argument="rows", got=[len(row) for row in rows])
+            raise ParameterError(
+                "a batch needs at least one token in every row.", argument="rows", got=[len(row) for row in rows]
+            )
         width = max(map(len, rows))
         shifts = [width - len(row) for row in rows]
-        ids = torch.tensor([[pad_id] * shift + list(row) for row, shift in zip(rows, shifts, strict=True)], device=device)
+        ids = torch.tensor(
+            [[pad_id] * shift + list(row) for row, shift in zip(rows, shifts, strict=True)], device=device
+        )
         mask = torch.arange(width, device=device)[None, :] >= torch.tensor(shifts, device=device)[:, None]
         moved = tuple(
             {name: Span(span.start + shift, span.stop + shift) for name, span in table.items()}
@@ -119,12 +126,18 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """Return the batch on another device."""
-        return TokenBatch(ids=self.ids.to(device), mask=self.mask.to(device), prompt_ids=self.prompt_ids, spans=self.spans)
+        return TokenBatch(
+            ids=self.ids.to(device), mask=self.mask.to(device), prompt_ids=self.prompt_ids, spans=self.spans
+        )
 
     def row(self, index: int) -> "TokenBatch":
         """Return one prompt as a batch of its own, without padding."""
         shift = int((~self.mask[index]).sum())
-        table = {name: Span(s.start - shift, s.stop - shift) for name, s in self.spans[index].items()} if self.spans else None
+        table = (
+            {name: Span(s.start - shift, s.stop - shift) for name, s in self.spans[index].items()}
+            if self.spans
+            else None
+        )
         return TokenBatch(
             ids=self.ids[index : index + 1, shift:],
             mask=self.mask[index : index + 1, shift:],

@@ -1,0 +1,38 @@
+"""What did fine-tuning change to make a base model into a judge?
+
+The names below are the public front door. They are loaded on first use, because a report or a saved result must
+open without loading torch: ``from workbench import Report`` costs what ``Report`` needs and nothing more.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.judges import load_items
+    from workbench.pairs import Pair, load_pair
+    from workbench.reports import Report, run_notebook
+    from workbench.widgets import Selection, explore
+
+_HOMES = {
+    "Pair": "workbench.pairs",
+    "Report": "workbench.reports",
+    "Selection": "workbench.widgets",
+    "explore": "workbench.widgets",
+    "load_items": "workbench.judges",
+    "load_pair": "workbench.pairs",
+    "run_notebook": "workbench.reports",
+}
+
+__all__ = ["Pair", "Report", "Selection", "explore", "load_items", "load_pair", "run_notebook"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module the first time it is asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
