@@ -1,0 +1,116 @@
+"""Writing a prompt through the tokenizer's chat template without losing its spans.
+
+The template is rendered twice: with the real messages, and with a sentinel in place of each. The
+second shows what the template puts around the messages; put together again it must equal the first
+to the letter, so that the spans are exact or the format is refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from workbench.errors import FormatError
+from workbench.judges.templates import CharSpan, Filled, Role
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    is_fast: Any
+    chat_template: Any
+    bos_token_id: Any
+    eos_token_id: Any
+    pad_token_id: Any
+    all_special_ids: Any
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """Tokenise one text or a list of texts."""
+        ...
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """Render messages as text."""
+        ...
+
+    def decode(self, token_ids: Any, **options: Any) -> Any:
+        """Return the text of token ids."""
+        ...
+
+
+def has_chat_template(tokenizer: Tokenizer | None) -> bool:
+    """Return whether a prompt can be written through this tokenizer's own chat template."""
+    return tokenizer is not None and bool(tokenizer.chat_template)
+
+
+def as_chat(turns: Sequence[tuple[Role, Filled]], *, tokenizer: Tokenizer, format_name: str) -> Filled:
+    """Write turns as a chat that ends where the assistant's answer begins.
+
+    Args:
+        turns: Role and filled text of each message.
+        tokenizer: Tokenizer whose chat template is used.
+        format_name: Named in errors.
+
+    Returns:
+        The chat's text, and the spans of all turns in it.
+
+    Raises:
+        FormatError: The template refuses a role, drops a message, or changes a message's text.
+    """
+    marks = [f"\ue000{index}\ue001" for index in range(len(turns))]
+    rendered = _render(tokenizer, [(role, turn.text) for role, turn in turns], format_name=format_name)
+    around = _split(_render(tokenizer, [(role, mark) for (role, _), mark in zip(turns, marks, strict=True)],
+                            format_name=format_name), marks, format_name=format_name)  # fmt: skip
+    for trimmed in (False, True):
+        text, spans = _assemble([turn for _, turn in turns], around, trimmed=trimmed)
+        if text == rendered:
+            return Filled(text, spans)
+    raise FormatError(
+        "the tokenizer's chat template changes a message's text, so that the parts of the prompt can't be found again.",
+        argument="tokenizer",
+        got=format_name,
+        fix="Use a format without a chat template, or repair the template.",
+    )
+
+
+def _render(tokenizer: Tokenizer, messages: Sequence[tuple[Role, str]], *, format_name: str) -> str:
+    from jinja2 import TemplateError
+
+    conversation = [{"role": role, "content": content} for role, content in messages]
+    try:
+        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except TemplateError as err:
+        raise FormatError(
+            f"the tokenizer's chat template can't write format {format_name!r}: {err}",
+            argument="tokenizer",
+            got=[role for role, _ in messages],
+            fix="Use a format whose roles this template knows (often only `user`), or one without a chat template.",
+        ) from err
+
+
+def _split(text: str, marks: Sequence[str], *, format_name: str) -> list[str]:
+    pieces: list[str] = []
+    for mark in marks:
+        before, found, text = text.partition(mark)
+        if not found or mark in text:
+            raise FormatError(
+                "the tokenizer's chat template drops, repeats or reorders a message.",
+                argument="tokenizer",
+                got=format_name,
+                fix="Use a format whose roles this template knows (often only `user`).",
+            )
+        pieces.append(before)
+    return [*pieces, text]
+
+
+def _assemble(turns: Sequence[Filled], around: Sequence[str], *, trimmed: bool) -> tuple[str, dict[str, CharSpan]]:
+    text, spans = "", {}
+    for before, turn in zip(around, turns, strict=False):
+        body = turn.text.strip() if trimmed else turn.text
+        cut = turn.text.index(body) if body else 0
+        text += before
+        moved = turn.shifted(len(text) - cut)
+        low, high = len(text), len(text) + len(body)
+        spans |= {
+            name: (min(max(start, low), high), min(max(stop, low), high)) for name, (start, stop) in moved.items()
+        }
+        text += body
+    return text + around[-1], spans

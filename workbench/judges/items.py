@@ -1,0 +1,149 @@
+"""What is judged: one question, its candidate answers, and where they came from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, overload
+
+from workbench.errors import ItemError
+
+Order = Literal["original", "swapped"]
+"""Answer order of a prompt: as in the item, or with the two answers exchanged."""
+
+ORDERS: tuple[Order, Order] = ("original", "swapped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeItem:
+    """One thing to judge; immutable, so that an item can be a cache key and a cluster label."""
+
+    item_id: str
+    """Unique within its item set; both answer orders of an item share it."""
+    question: str
+    """What the answers respond to."""
+    answers: tuple[str, ...]
+    """Candidate answers in file order; two for pairwise formats."""
+    reference: str | None = None
+    """Reference answer or context shown to the judge, when the item has one."""
+    rubric: str | None = None
+    """Instruction that tells the judge how to judge, when the item has one."""
+    label: int | None = None
+    """Index into ``answers`` of the better one; None when nobody said."""
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Whatever else the file said (subset, source, intent ...); JSON types only."""
+
+    def __post_init__(self) -> None:
+        """Refuse items no format could render.
+
+        Raises:
+            ItemError: A required text is empty, or the label points outside the answers.
+        """
+        if not self.question.strip():
+            raise ItemError(
+                "the question is empty.", argument="question", got=self.item_id, fix="Drop or repair this item."
+            )
+        if not self.answers:
+            raise ItemError(
+                "an item needs at least one answer.",
+                argument="answers",
+                got=self.item_id,
+                fix="Drop or repair this item.",
+            )
+        if self.label is not None and not 0 <= self.label < len(self.answers):
+            raise ItemError(
+                f"the label of item {self.item_id!r} points outside its answers.",
+                argument="label",
+                got=self.label,
+                allowed=f"0 to {len(self.answers) - 1}, or None",
+                fix="Give the index of the better answer, counting from 0.",
+            )
+        object.__setattr__(self, "meta", dict(self.meta))
+
+    def swapped(self) -> "JudgeItem":
+        """Return the item with its two answers exchanged and the label moved along.
+
+        Raises:
+            ItemError: The item doesn't have exactly two answers.
+        """
+        if len(self.answers) != 2:
+            raise ItemError(
+                "only items with two answers can be swapped.",
+                argument="answers",
+                got=f"item {self.item_id!r} with {len(self.answers)} answers",
+                fix="Use a pairwise item set, or a format that judges answers one at a time.",
+            )
+        label = None if self.label is None else 1 - self.label
+        return replace(self, answers=self.answers[::-1], label=label)
+
+    def in_order(self, order: Order) -> "JudgeItem":
+        """Return the item as it is (``"original"``) or with its answers exchanged (``"swapped"``)."""
+        return self if order == "original" else self.swapped()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where an item set came from; part of every result's meta."""
+
+    source: str
+    """Name or path the caller asked for."""
+    sha256: str
+    """Hash of the raw file (or of the frame's CSV), so that a changed file is noticed."""
+    licence: str | None = None
+    """Licence of the data set, when known."""
+    split: str | None = None
+    """Split or subset read."""
+    total: int = 0
+    """Rows in the file before ``limit``."""
+    notes: tuple[str, ...] = ()
+    """Facts that change how numbers may be read, e.g. one-sided labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeItems(Sequence[JudgeItem]):
+    """An immutable sequence of items that knows where it came from."""
+
+    items: tuple[JudgeItem, ...]
+    """The items, in file order after seeded sampling."""
+    provenance: Provenance
+    """Where they came from."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty sets and repeated ids.
+
+        Raises:
+            ItemError: There is no item, or two items share an id.
+        """
+        if not self.items:
+            raise ItemError(
+                "the item set is empty.",
+                argument="items",
+                got=self.provenance.source,
+                fix="Check the file, `split` and `limit`.",
+            )
+        seen: set[str] = set()
+        for item in self.items:
+            if item.item_id in seen:
+                raise ItemError(
+                    "two items share an id, so they could not be told apart in a result.",
+                    argument="item_id",
+                    got=item.item_id,
+                    fix="Make the ids unique, or drop the id column to have rows numbered.",
+                )
+            seen.add(item.item_id)
+
+    @overload
+    def __getitem__(self, index: int) -> JudgeItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> "JudgeItems": ...
+    def __getitem__(self, index: int | slice) -> "JudgeItem | JudgeItems":
+        """Return one item, or a shorter item set with the same provenance."""
+        if isinstance(index, slice):
+            return JudgeItems(items=self.items[index], provenance=self.provenance)
+        return self.items[index]
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[JudgeItem]:
+        """Iterate over the items in order."""
+        return iter(self.items)

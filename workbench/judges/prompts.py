@@ -1,0 +1,56 @@
+"""JudgePrompt: what the judge reads for one item in one answer order, and what it may answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from workbench.judges.items import JudgeItem, Order
+from workbench.judges.templates import CharSpan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgePrompt:
+    """One rendered prompt; its text ends where the verdict label begins."""
+
+    item: JudgeItem
+    """The item as it came, in its original answer order."""
+    order: Order
+    """Which answer stands in the first slot."""
+    format_name: str
+    """Name of the format that rendered it."""
+    text: str
+    """Everything before the verdict label, chat template included."""
+    spans: Mapping[str, CharSpan] = field(hash=False)
+    """Characters of question, reference, rubric, answer_a, answer_b, instruction, verdict ... by name."""
+    groups: Mapping[str, tuple[str, ...]] = field(hash=False)
+    """Label texts by choice (``"A"``, ``"B"``, ``"tie"``); slots as shown, so A is the first shown."""
+    chat: bool = False
+    """Whether the tokenizer's chat template was used; its text then holds its own special tokens."""
+
+    @property
+    def item_id(self) -> str:
+        """Return the id of the item; both orders share it."""
+        return self.item.item_id
+
+    @property
+    def prompt_id(self) -> str:
+        """Return ``item_id/order``, unique within a rendered item set."""
+        return f"{self.item.item_id}/{self.order}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return all label texts, group by group."""
+        return tuple(label for group in self.groups.values() for label in group)
+
+    @property
+    def label(self) -> int | None:
+        """Return the slot of the better answer *as shown* (0 or 1), or None when nobody said."""
+        return self.item.label if self.order == "original" or self.item.label is None else 1 - self.item.label
+
+    def part(self, name: str) -> str:
+        """Return the text of a named span.
+
+        Raises:
+            KeyError: The prompt has no span of this name.
+        """
+        start, stop = self.spans[name]
+        return self.text[start:stop]

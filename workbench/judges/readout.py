@@ -1,0 +1,193 @@
+"""From logits to verdicts: label log-probabilities, margins, label mass.
+
+``margin = logsumexp(labels of A) - logsumexp(labels of B)``, in nats, first slot minus second slot.
+The label mass (probability of all labels together) says whether the model was in format at all and
+belongs beside every margin. This module never runs a model: the caller hands in how rows are scored.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.errors import FormatError, ParameterError
+from workbench.judges.encoding import EncodedPrompts, Ids
+from workbench.judges.verdicts import CHOICES, Choice, Verdict
+from workbench.tokens import TokenBatch
+
+ScoreFn = Callable[[TokenBatch], Tensor]
+"""Logits ``[prompt, pos, vocab]`` of a batch; only the last ``EncodedPrompts.max_tail`` columns are read."""
+
+
+class TailRow(NamedTuple):
+    """One row to score: a prompt, followed by tokens of its labels."""
+
+    prompt: int
+    """Index of the prompt."""
+    forced: Ids
+    """Label tokens that follow the prompt's row."""
+
+
+def verdict_from_logits(last_logits: Float[Tensor, "prompt vocab"], encoded: EncodedPrompts) -> tuple[Verdict, ...]:
+    """Read verdicts from the logits at the last prompt token.
+
+    Args:
+        last_logits: Logits after each row, one per prompt of ``encoded``.
+        encoded: The prompts; every label must be a single token.
+
+    Returns:
+        One verdict per prompt.
+
+    Raises:
+        FormatError: A label has several tokens.
+        ParameterError: There isn't one row of finite logits per prompt.
+    """
+    if not encoded.single_token:
+        raise FormatError(
+            "labels of several tokens can't be read from one row of logits.",
+            argument="encoded",
+            got={label: list(tail) for label, tail in zip(encoded.labels, encoded.tails[0], strict=True)},
+            fix="Use `label_logprobs`, which scores whole labels.",
+        )
+    if last_logits.shape[0] != len(encoded):
+        raise ParameterError(
+            "one row of logits per prompt is needed.",
+            argument="last_logits",
+            got=last_logits.shape[0],
+            allowed=str(len(encoded)),
+        )
+    ids = torch.tensor([[tail[0] for tail in tails] for tails in encoded.tails], device=last_logits.device)
+    logprobs = torch.log_softmax(last_logits.float(), dim=-1).gather(-1, ids)
+    return verdicts_from_logprobs(logprobs.cpu().numpy().astype(np.float64), encoded)
+
+
+def verdicts_from_logprobs(
+    logprobs: Float[np.ndarray, "prompt option"], encoded: EncodedPrompts
+) -> tuple[Verdict, ...]:
+    """Turn label log-probabilities into verdicts.
+
+    Args:
+        logprobs: Log-probability of each label given its prompt, nats, labels as in ``encoded.labels``.
+        encoded: The prompts.
+
+    Raises:
+        ParameterError: The shape doesn't fit, or a number is NaN.
+    """
+    expected = (len(encoded), len(encoded.labels))
+    if logprobs.shape != expected:
+        raise ParameterError(
+            "one number per prompt and label.", argument="logprobs", got=logprobs.shape, allowed=str(expected)
+        )
+    if np.isnan(logprobs).any():
+        row = int(np.flatnonzero(np.isnan(logprobs).any(axis=1))[0])
+        raise ParameterError(
+            "the model gave NaN for a label.",
+            argument="logprobs",
+            got=encoded.prompt_ids[row],
+            fix="Run the pair in a wider dtype (float32), or look at the model's weights.",
+        )
+    weights = {choice: _logsumexp(logprobs[:, list(indices)]) for choice, indices in encoded.groups.items()}
+    mass = np.exp(_logsumexp(logprobs))
+    return tuple(
+        Verdict(
+            item_id=prompt.item_id,
+            order=prompt.order,
+            choice=_choose({choice: float(values[row]) for choice, values in weights.items()}),
+            margin=float(weights["A"][row] - weights["B"][row]),
+            label_mass=float(mass[row]),
+        )
+        for row, prompt in enumerate(encoded.prompts)
+    )
+
+
+def tail_rows(encoded: EncodedPrompts) -> tuple[TailRow, ...]:
+    """Return the rows that must be scored so that every label token's probability is seen.
+
+    Labels that begin alike share rows; single-token labels need none but the prompt's own row.
+    """
+    rows: list[TailRow] = []
+    for index, tails in enumerate(encoded.tails):
+        forced = {tail[:-1] for tail in tails}
+        rows += [TailRow(index, ids) for ids in sorted(forced) if not any(_begins(other, ids) for other in forced)]
+    return tuple(rows)
+
+
+def label_logprobs(
+    score_fn: ScoreFn, encoded: EncodedPrompts, *, batch_size: int = 8
+) -> Float[np.ndarray, "prompt option"]:
+    """Score every label of every prompt, whatever its number of tokens.
+
+    Args:
+        score_fn: Called with each batch; returns its logits (at least the last ``encoded.max_tail`` columns).
+        encoded: The prompts.
+        batch_size: Rows per call.
+
+    Returns:
+        Log-probability of each label given its prompt, nats, in float64.
+
+    Raises:
+        ParameterError: ``batch_size`` isn't positive, or ``score_fn`` returned another shape.
+    """
+    if batch_size < 1:
+        raise ParameterError(
+            "a batch needs at least one row.", argument="batch_size", got=batch_size, allowed="1 or more"
+        )
+    rows = tail_rows(encoded)
+    result = np.zeros((len(encoded), len(encoded.labels)))
+    done: set[tuple[int, int, int]] = set()
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[start : start + batch_size]
+        logits = _scored(score_fn, chunk, encoded)
+        for at, row in enumerate(chunk):
+            logprobs = torch.log_softmax(logits[at].float(), dim=-1)
+            for option, step in _readable(row, encoded.tails[row.prompt]):
+                if (row.prompt, option, step) not in done:
+                    done.add((row.prompt, option, step))
+                    token = encoded.tails[row.prompt][option][step]
+                    result[row.prompt, option] += float(logprobs[step - len(row.forced) - 1, token])
+    return result
+
+
+def _scored(score_fn: ScoreFn, chunk: Sequence[TailRow], encoded: EncodedPrompts) -> Float[Tensor, "prompt pos vocab"]:
+    batch = TokenBatch.from_rows(
+        [encoded.rows[row.prompt] + row.forced for row in chunk],
+        pad_id=encoded.pad_id,
+        prompt_ids=[f"{encoded.prompt_ids[row.prompt]}+{len(row.forced)}.{at}" for at, row in enumerate(chunk)],
+    )
+    logits = score_fn(batch)
+    deepest = max(len(row.forced) for row in chunk) + 1
+    if logits.ndim != 3 or logits.shape[0] != len(chunk) or logits.shape[1] < deepest:
+        raise ParameterError(
+            "the scoring function must return logits by row, position and token.",
+            argument="score_fn",
+            got=tuple(logits.shape),
+            allowed=f"({len(chunk)}, at least {deepest}, vocabulary)",
+        )
+    return logits
+
+
+def _readable(row: TailRow, tails: Sequence[Ids]) -> list[tuple[int, int]]:
+    """Return (label, step) wherever this row's logits are conditioned on exactly the label's first ``step`` tokens."""
+    return [
+        (option, step)
+        for option, tail in enumerate(tails)
+        for step in range(len(tail))
+        if row.forced[:step] == tail[:step] and step <= len(row.forced)
+    ]
+
+
+def _begins(longer: Ids, ids: Ids) -> bool:
+    return len(longer) > len(ids) and longer[: len(ids)] == ids
+
+
+def _choose(weights: dict[str, float]) -> Choice:
+    best = max(weights.values())
+    winners: list[Choice] = [choice for choice in CHOICES if weights.get(choice) == best]
+    return winners[0] if len(winners) == 1 else "tie"
+
+
+def _logsumexp(values: Float[np.ndarray, "prompt option"]) -> Float[np.ndarray, " prompt"]:
+    return np.logaddexp.reduce(values, axis=1)

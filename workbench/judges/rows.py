@@ -1,0 +1,141 @@
+"""Item files as plain rows: JSON, JSON Lines and CSV, each row with the place it stood at.
+
+Bytes are decoded strictly and line ends inside texts are kept as they are, because they are part of
+what a judge reads.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench.errors import ItemError
+
+SUFFIXES = (".json", ".jsonl", ".csv")
+"""File types that can be read."""
+
+
+class Row(NamedTuple):
+    """One record of a file."""
+
+    where: str
+    """Its place, in words, e.g. ``"line 3"``."""
+    values: Mapping[str, Any]
+    """Its fields."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the raw bytes of an item file.
+
+    Raises:
+        ItemError: The file is missing, is a folder, can't be read, or is empty.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ItemError(
+            "this isn't a type of item file that can be read.", argument="source", got=str(path), allowed=SUFFIXES
+        )
+    try:
+        raw = path.read_bytes()
+    except OSError as err:
+        raise ItemError(
+            f"the item file can't be read ({err.strerror}).",
+            argument="source",
+            got=str(path),
+            fix="Check the path, relative to where you run.",
+        ) from err
+    if not raw.strip():
+        raise ItemError("the item file is empty.", argument="source", got=str(path), fix="Point at a file with items.")
+    return raw
+
+
+def parse_rows(raw: bytes, *, name: str) -> list[Row]:
+    """Read the records of a file.
+
+    Args:
+        raw: Contents of the file.
+        name: File name; its suffix says the type, and errors name it.
+
+    Returns:
+        At least one row.
+
+    Raises:
+        ItemError: The text isn't UTF-8, a line or the whole isn't JSON, a record isn't an object, or there is none.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise ItemError(
+            f"the item file isn't UTF-8 (byte {err.start}).", argument="source", got=name, fix="Save the file as UTF-8."
+        ) from err
+    readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    rows = readers[Path(name).suffix.lower()](text, name)
+    if not rows:
+        raise ItemError("the item file holds no item.", argument="source", got=name, fix="Point at a file with items.")
+    return rows
+
+
+def _json_rows(text: str, name: str) -> list[Row]:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise ItemError(
+            f"this isn't JSON (line {err.lineno}, column {err.colno}: {err.msg}).", argument="source", got=name
+        ) from err
+    if not isinstance(data, list):
+        raise ItemError(
+            "an item file is a list of objects.",
+            argument="source",
+            got=f"{name}: {type(data).__name__}",
+            allowed="a JSON list",
+        )
+    return [_row(values, where=f"row {number}", name=name) for number, values in enumerate(data, start=1)]
+
+
+def _jsonl_rows(text: str, name: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as err:
+            raise ItemError(
+                f"line {number} isn't JSON (column {err.colno}: {err.msg}).",
+                argument="source",
+                got=f"{name}: {line[:80]}",
+                fix="Repair this line; every line is one JSON object.",
+            ) from err
+        rows.append(_row(values, where=f"line {number}", name=name))
+    return rows
+
+
+def _csv_rows(text: str, name: str) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    try:
+        for values in reader:
+            where = f"row {len(rows) + 1}"
+            if None in values or None in values.values():
+                raise ItemError(
+                    f"{where} doesn't have as many cells as the header.",
+                    argument="source",
+                    got=name,
+                    allowed=reader.fieldnames,
+                )
+            rows.append(Row(where, {key: value or None for key, value in values.items()}))
+    except csv.Error as err:
+        raise ItemError(f"line {reader.line_num} isn't CSV: {err}.", argument="source", got=name) from err
+    return rows
+
+
+def _row(values: object, *, where: str, name: str) -> Row:
+    if not isinstance(values, dict):
+        raise ItemError(
+            f"{where} isn't an object with fields.",
+            argument="source",
+            got=f"{name}: {type(values).__name__}",
+            allowed="objects",
+        )
+    return Row(where, values)

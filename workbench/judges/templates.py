@@ -1,0 +1,155 @@
+"""Templates as data: text segments with named fields, filled without losing track of where things are.
+
+A template is a tuple of segments and nothing else, so that a judge format can be written down in a
+few lines, stored in a file and compared. Filling never re-reads what it inserted: an answer that
+contains ``{question}`` stays as it is.
+"""
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from workbench.errors import FormatError, ItemError
+from workbench.judges.items import JudgeItem
+
+Role = Literal["system", "user", "assistant"]
+"""Who says a segment in a chat; ``assistant`` segments are the stem forced before the verdict."""
+
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+"""All roles, in the order they speak."""
+
+CharSpan = tuple[int, int]
+"""Half-open range of characters in a prompt's text."""
+
+ITEM_FIELDS = ("question", "reference", "rubric")
+"""Fields every template may name besides ``answer_a``, ``answer_b`` ..."""
+
+_FIELD = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One piece of a template."""
+
+    text: str
+    """Literal text with ``{field}`` where item text goes; other braces are literal."""
+    name: str | None = None
+    """Span name of the whole segment, e.g. ``"instruction"`` or ``"verdict"``."""
+    when: str | None = None
+    """Field the item must have for this segment to appear; None when it always does."""
+    role: Role = "user"
+    """Who says it, where the prompt is written as a chat."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the fields in the text, in order."""
+        return tuple(_FIELD.findall(self.text))
+
+
+class Filled(NamedTuple):
+    """Text of some segments, and where the named parts of it are."""
+
+    text: str
+    """The text."""
+    spans: dict[str, CharSpan]
+    """Characters of every field and of every named segment, by name."""
+
+    def shifted(self, offset: int) -> dict[str, CharSpan]:
+        """Return the spans as they are when ``offset`` characters come before the text."""
+        return {name: (start + offset, stop + offset) for name, (start, stop) in self.spans.items()}
+
+
+def answer_field(index: int) -> str:
+    """Return the field name of an answer slot: ``answer_a`` for 0, ``answer_b`` for 1 ..."""
+    return f"answer_{string.ascii_lowercase[index]}"
+
+
+def item_fields(item: JudgeItem) -> dict[str, str | None]:
+    """Return the texts a template can name, by field; None where the item has no such text."""
+    answers = {answer_field(index): answer for index, answer in enumerate(item.answers)}
+    return {"question": item.question, "reference": item.reference, "rubric": item.rubric, **answers}
+
+
+def check_fields(segments: Sequence[Segment], *, n_answers: int, format_name: str) -> None:
+    """Refuse templates that name fields no item has, or leave an answer out.
+
+    Args:
+        segments: The template.
+        n_answers: Number of answer slots.
+        format_name: Named in the error.
+
+    Raises:
+        FormatError: A field or condition is unknown, or a required field isn't in the template.
+    """
+    answers = tuple(answer_field(index) for index in range(n_answers))
+    known = (*ITEM_FIELDS, *answers)
+    used = [name for segment in segments for name in segment.fields]
+    conditions = [segment.when for segment in segments if segment.when is not None]
+    if unknown := [name for name in (*used, *conditions) if name not in known]:
+        raise FormatError(
+            f"the template of format {format_name!r} names a field no item has.",
+            argument="segments",
+            got=unknown[0],
+            allowed=known,
+        )
+    if missing := [name for name in ("question", *answers) if name not in used]:
+        raise FormatError(
+            f"the template of format {format_name!r} never shows a field the verdict is about.",
+            argument="segments",
+            got=f"no {{{missing[0]}}}",
+            fix=f"Put {{{missing[0]}}} into a segment.",
+        )
+
+
+def fill(segments: Sequence[Segment], *, fields: Mapping[str, str | None], item_id: str) -> Filled:
+    """Write the item's texts into the segments.
+
+    Args:
+        segments: Segments to write one after another; those whose ``when`` field is absent are left out.
+        fields: Text by field name, as from :func:`item_fields`.
+        item_id: Named in the error.
+
+    Returns:
+        The text, and character spans of fields and named segments. A field written a second time
+        gets the span name ``question_2`` and so on.
+
+    Raises:
+        ItemError: A segment that always appears needs a field this item doesn't have.
+    """
+    parts: list[str] = []
+    spans: dict[str, CharSpan] = {}
+    length = 0
+    for segment in segments:
+        if segment.when is not None and fields.get(segment.when) is None:
+            continue
+        begin = length
+        for position, piece in enumerate(_FIELD.split(segment.text)):
+            is_field = position % 2 == 1
+            text = _required(piece, fields=fields, item_id=item_id) if is_field else piece
+            if is_field:
+                spans[_free_name(piece, spans)] = (length, length + len(text))
+            parts.append(text)
+            length += len(text)
+        if segment.name is not None:
+            spans[_free_name(segment.name, spans)] = (begin, length)
+    return Filled("".join(parts), spans)
+
+
+def _required(name: str, *, fields: Mapping[str, str | None], item_id: str) -> str:
+    text = fields.get(name)
+    if text is None:
+        raise ItemError(
+            f"item {item_id!r} has no {name}, and this judge format needs one.",
+            argument=name,
+            got="nothing",
+            fix="Choose a format that does without it, or items that have it.",
+        )
+    return text
+
+
+def _free_name(name: str, spans: Mapping[str, CharSpan]) -> str:
+    if name not in spans:
+        return name
+    return next(f"{name}_{k}" for k in range(2, len(spans) + 3) if f"{name}_{k}" not in spans)

@@ -1,0 +1,128 @@
+"""What a judge said: a verdict, or the reason why there is none.
+
+An output that can't be read is never a tie and never half a point: it is ``Unparsed`` and counted.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from workbench.errors import ParameterError
+from workbench.judges.items import Order
+
+Choice = Literal["A", "B", "tie"]
+"""A is the answer shown first, B the one shown second, whatever the order."""
+
+CHOICES: tuple[Choice, ...] = ("A", "B", "tie")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One verdict, in the slots of the prompt it was given for."""
+
+    item_id: str
+    """Item judged."""
+    order: Order
+    """Order the answers were shown in."""
+    choice: Choice
+    """Slot preferred; a tie when the format has one, or when two choices weigh exactly the same."""
+    margin: float = math.nan
+    """Log-probability of A minus B, nats (first slot minus second slot); NaN for a verdict parsed from text."""
+    label_mass: float = math.nan
+    """Probability of all labels together; below 0.5 the model isn't in format. NaN for parsed text."""
+
+    @property
+    def better(self) -> int | None:
+        """Return the preferred answer as index into the item's answers (original order), None for a tie."""
+        if self.choice == "tie":
+            return None
+        slot = 0 if self.choice == "A" else 1
+        return slot if self.order == "original" else 1 - slot
+
+    @property
+    def item_margin(self) -> float:
+        """Return the margin as answer 0 minus answer 1 of the item, nats, whatever the order shown."""
+        return self.margin if self.order == "original" else -self.margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unparsed:
+    """An output no verdict could be read from."""
+
+    reason: str
+    """Why, in words."""
+    text: str
+    """The whole output."""
+    item_id: str | None = None
+    """Item it was given for."""
+    order: Order | None = None
+    """Order the answers were shown in."""
+
+
+class Split(NamedTuple):
+    """A verdict margin taken apart by showing the item in both orders."""
+
+    content: Float[np.ndarray, "*shape"]
+    """What follows the answers wherever they stand, nats; positive prefers answer 0 of the item."""
+    position: Float[np.ndarray, "*shape"]
+    """What stays with the slot, nats; positive prefers whatever is shown first."""
+
+    @property
+    def consistent(self) -> Bool[np.ndarray, "*shape"]:
+        """Return True where both orders prefer the same answer: content outweighs position."""
+        return np.abs(self.content) > np.abs(self.position)
+
+
+def content_position(margin_original: object, margin_swapped: object) -> Split:
+    """Split margins of both orders into what the answers and what the slots contribute.
+
+    ``content = (d - d_swap) / 2`` and ``position = (d + d_swap) / 2``: an identity, no labels needed.
+
+    Args:
+        margin_original: Margins, first slot minus second slot, answers in their original order.
+        margin_swapped: The same with answers exchanged; same shape.
+
+    Raises:
+        ParameterError: The shapes differ.
+    """
+    first, second = np.asarray(margin_original, dtype=np.float64), np.asarray(margin_swapped, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ParameterError(
+            "both orders need one margin per item.",
+            argument="margin_swapped",
+            got=second.shape,
+            allowed=str(first.shape),
+        )
+    return Split(np.asarray((first - second) / 2), np.asarray((first + second) / 2))
+
+
+def parse_verdict(
+    text: str, *, pattern: str, spoken: Mapping[str, str], item_id: str, order: Order
+) -> Verdict | Unparsed:
+    """Read a verdict from generated text.
+
+    Args:
+        text: What the judge wrote after the prompt.
+        pattern: Regular expression with one group that captures the label.
+        spoken: Choice by captured text, compared without case.
+        item_id: Item judged.
+        order: Order the answers were shown in.
+
+    Returns:
+        The verdict when every match says the same, else why there is none.
+    """
+    found = {match.group(1).casefold() for match in re.finditer(pattern, text)}
+    meant = {choice for said, choice in spoken.items() if said.casefold() in found}
+    choices: list[Choice] = [choice for choice in CHOICES if choice in meant]
+    if len(choices) == 1:
+        return Verdict(item_id=item_id, order=order, choice=choices[0])
+    if choices:
+        reason = f"the output gives several verdicts: {', '.join(choices)}"
+    else:
+        reason = "the output holds no verdict of this format" if text.strip() else "the output is empty"
+    return Unparsed(reason=reason, text=text, item_id=item_id, order=order)
