@@ -1,0 +1,169 @@
+"""What every executor offers, and what they share: the run's result, the forward's keywords, suffix injection."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from workbench.errors import EditError, ParameterError
+from workbench.hooks.activations import Activations
+from workbench.hooks.anatomy import Anatomy, module_lock
+from workbench.hooks.edits import Edit
+from workbench.hooks.observe import evaluation_mode, forward_accepts, input_device
+from workbench.hooks.program import Program
+from workbench.hooks.sites import Component, Site
+from workbench.tokens import TokenBatch
+
+LogitsKept = Literal["last", "all", "none"]
+"""Which rows of logits a run returns; "last" doesn't unembed the other positions."""
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""Makes a context every forward runs inside, e.g. one that switches an adapter off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """What one forward pass gave."""
+
+    logits: Float[Tensor, "prompt *pos vocab"] | None
+    """[prompt vocab] of the last column, [prompt pos vocab], or None ("none", or stopped before)."""
+    activations: Activations
+    """Captured sites."""
+
+
+class Executor(Protocol):
+    """One way of running capture/edit programs on one model; all executors give the same numbers."""
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Return the sites of the model."""
+        ...
+
+    def run(
+        self,
+        batch: TokenBatch,
+        *,
+        edits: Sequence[Edit] = (),
+        capture: Sequence[Site] = (),
+        positions: Int[Tensor, "prompt k"] | None = None,
+        logits: LogitsKept = "last",
+        grad: bool = False,
+        stop_after: Site | None = None,
+        check_edits: bool = True,
+    ) -> Run:
+        """Run the model once; see :meth:`HooksBackend.run`."""
+        ...
+
+    def suffix(
+        self,
+        layer: int,
+        resid: Float[Tensor, "prompt pos d_model"],
+        batch: TokenBatch,
+        *,
+        edits: Sequence[Edit] = (),
+        capture: Sequence[Site] = (),
+        positions: Int[Tensor, "prompt k"] | None = None,
+        logits: LogitsKept = "last",
+        grad: bool = False,
+        check_edits: bool = True,
+    ) -> Run:
+        """Resume from resid_pre of a block; see :meth:`HooksBackend.suffix`."""
+        ...
+
+    def generate(
+        self, batch: TokenBatch, *, edits: Sequence[Edit] = (), max_new_tokens: int, check_edits: bool = True, **kwargs: Any
+    ) -> Int[Tensor, "prompt pos_new"]:
+        """Continue the prompts; see :meth:`HooksBackend.generate`."""
+        ...
+
+
+def check_logits(logits: str) -> None:
+    """Refuse an unknown choice of logits.
+
+    Raises:
+        ParameterError: It isn't "last", "all" or "none".
+    """
+    if logits not in ("last", "all", "none"):
+        raise ParameterError("unknown choice.", argument="logits", got=logits, allowed=("last", "all", "none"))
+
+
+def last_stop(program: Program, *, logits: LogitsKept, stop_after: Site | None) -> Site | None:
+    """Return the point after which nothing is needed any more; None runs to the end."""
+    if stop_after is not None:
+        return stop_after.whole
+    return program.points[-1] if logits == "none" and program.points else None
+
+
+def forward_kwargs(module: nn.Module, batch: TokenBatch, *, logits: LogitsKept) -> dict[str, Any]:
+    """Return the keywords of one forward pass without a cache.
+
+    Raises:
+        ParameterError: The batch has padding and the model takes no position ids.
+    """
+    kwargs: dict[str, Any] = dict(batch.forward_kwargs())
+    if not forward_accepts(module, "position_ids"):
+        if not bool(batch.mask.all()):
+            raise ParameterError(
+                f"{type(module).__name__} takes no position ids, so that left padding would shift its positions.",
+                argument="batch",
+                got=f"rows of {batch.lengths.tolist()} tokens",
+                fix="Run prompts of equal length together, e.g. one at a time with batch.row(i).",
+            )
+        del kwargs["position_ids"]
+    if logits != "all" and forward_accepts(module, "logits_to_keep"):
+        kwargs["logits_to_keep"] = 1
+    return kwargs | {"use_cache": False}
+
+
+def kept_logits(logits: Tensor | None, keep: LogitsKept) -> Tensor | None:
+    """Return the logits a caller asked for from those the model gave."""
+    if logits is None or keep == "none":
+        return None
+    return logits[:, -1] if keep == "last" else logits
+
+
+def check_suffix(anatomy: Anatomy, layer: int, resid: Tensor, batch: TokenBatch) -> None:
+    """Refuse a stream that can't be resumed from.
+
+    Raises:
+        UnknownSite: The block doesn't exist.
+        EditError: ``resid`` has another shape than [prompt, pos, d_model].
+    """
+    anatomy.check(Site(Component.RESID_PRE, layer))
+    expected = (*batch.ids.shape, anatomy.d_model)
+    if tuple(resid.shape) != expected:
+        raise EditError("the stream has another shape.", argument="resid", got=tuple(resid.shape), allowed=str(expected))
+
+
+def for_prompt_only(edits: Sequence[Edit]) -> tuple[bool, ...]:
+    """Return, per edit, whether it acts on the prompt's forward only while generating."""
+    return tuple(edit.per_position for edit in edits)
+
+
+def generation_kwargs(batch: TokenBatch, *, max_new_tokens: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a generation: greedy unless told otherwise."""
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "max_new_tokens": max_new_tokens}
+    return {"do_sample": False} | kwargs | inputs
+
+
+@contextmanager
+def entered(module: nn.Module, *, around: Around | None = None, grad: bool = False) -> Iterator[None]:
+    """Hold the module's lock, in evaluation mode, with gradients as asked; everything is put back."""
+    with ExitStack() as stack:
+        stack.enter_context(module_lock(module))
+        stack.enter_context(nullcontext() if around is None else around())
+        stack.enter_context(evaluation_mode(module))
+        stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
+        yield
+
+
+@contextmanager
+def random_state_kept(module: nn.Module) -> Iterator[None]:
+    """Put the random state back: sampling is the only thing here that draws."""
+    device = input_device(module)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

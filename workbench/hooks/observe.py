@@ -1,0 +1,110 @@
+"""Watch one short forward pass of a module: what fired in which order, with which tensors."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import ParameterError
+from workbench.hooks.ports import Side, first
+
+PROBE_LENGTH = 6
+
+
+def forward_accepts(module: nn.Module, name: str) -> bool:
+    """Whether the module's ``forward`` names this keyword (the class is asked: wrappers replace the bound method)."""
+    return name in inspect.signature(type(module).forward).parameters
+
+
+def input_device(module: nn.Module) -> torch.device:
+    """Return the device token ids have to be on, also when the model is spread over several."""
+    embedding = module.get_input_embeddings()  # type: ignore[operator]
+    return embedding.weight.device
+
+
+def probe_kwargs(module: nn.Module) -> dict[str, Any]:
+    """Return the inputs of the probe forward: one row of a few distinct ids, no padding."""
+    device = input_device(module)
+    vocab = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = (torch.arange(PROBE_LENGTH, device=device)[None] * 7 + 3) % vocab
+    kwargs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if forward_accepts(module, "position_ids"):
+        kwargs["position_ids"] = torch.arange(PROBE_LENGTH, device=device)[None]
+    return kwargs
+
+
+def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the first tensor a module was called with.
+
+    Raises:
+        ParameterError: It was called without one.
+    """
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value
+    raise ParameterError("a module of the architecture map takes no tensor.", argument="module", fix="Report this architecture.")
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off and put every submodule's own mode back."""
+    training = [child for child in module.modules() if child.training]
+    for child in training:
+        child.training = False
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+class Observation:
+    """What one forward pass showed."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[tuple[str, Side], Tensor] = {}
+        self.order: dict[tuple[str, Side], int] = {}
+        self.tuples: set[str] = set()
+
+    def see(self, key: tuple[str, Side], tensor: Tensor) -> None:
+        """Note a tensor and its turn; a module that runs twice keeps its first turn."""
+        if key not in self.order:
+            self.order[key] = len(self.order)
+            self.tensors[key] = tensor
+
+
+def observe(module: nn.Module, points: Iterable[tuple[str, Side]]) -> Observation:
+    """Run the probe and record the tensors at the given ends of modules.
+
+    Args:
+        module: The model; its mode, hooks and weights are as found afterwards.
+        points: (path, side) pairs.
+    """
+    seen = Observation()
+    handles = []
+    try:
+        for path, side in points:
+            handles.append(_watch(module.get_submodule(path), (path, side), seen))
+        with torch.no_grad(), evaluation_mode(module):
+            module(**probe_kwargs(module), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _watch(child: nn.Module, key: tuple[str, Side], seen: Observation) -> torch.utils.hooks.RemovableHandle:
+    def entering(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.see(key, input_of(args, kwargs))
+
+    def leaving(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(output, Tensor):
+            seen.tuples.add(key[0])
+        seen.see(key, first(output))
+
+    if key[1] == "in":
+        return child.register_forward_pre_hook(entering, with_kwargs=True)
+    return child.register_forward_hook(leaving)

@@ -1,0 +1,113 @@
+"""A second module tree over the same weights, and TransformerLens booted on it.
+
+A TransformerBridge rewrites the module it wraps: submodules are replaced, attention becomes eager,
+state-dict keys change. It therefore only ever gets a *shadow*: a structural clone that shares every
+parameter and buffer with the user's module. Importing TransformerLens also lowers the log level of
+``transformers``, adds warning filters and loosens a validator of huggingface_hub; that is undone here.
+"""
+
+import copy
+import importlib
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from workbench.errors import ParameterError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+_LENS = "transformer_lens"
+_HUB_VALIDATOR = "_validate_simple_type"
+_import_lock = threading.Lock()
+
+
+def weight_sharing_shadow(module: nn.Module) -> nn.Module:
+    """Return a structural clone that shares every parameter and buffer with ``module``: no second copy of the weights.
+
+    Only tensors are shared, not module state: build a new shadow after a cast, a move to another
+    device or a change of adapter.
+    """
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]})
+
+
+def boot_bridge(module: nn.Module, *, tokenizer: Any = None) -> "tuple[TransformerBridge, dict[int, str]]":
+    """Boot a TransformerBridge on a shadow of ``module``.
+
+    Args:
+        module: A Hugging Face causal language model; it is read, never changed.
+        tokenizer: Its tokenizer; a copy is handed on, because TransformerLens changes its padding side.
+
+    Returns:
+        The bridge, and the path of every submodule it wrapped by the id of that submodule.
+
+    Raises:
+        ParameterError: TransformerLens has no map of this architecture.
+    """
+    _import_lens()
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    architecture = supported_architecture(module)
+    shadow = weight_sharing_shadow(module)
+    paths = {id(child): path for path, child in shadow.named_modules()}
+    # Eager is what TransformerLens itself sets on load; it recomputes attention to expose the pattern.
+    shadow.set_attn_implementation("eager")  # type: ignore[operator]
+    config = copy.deepcopy(module.config)
+    config.architectures = [architecture]
+    with quiet_process_state():
+        bridge = build_bridge_from_module(shadow, architecture, hf_config=config, tokenizer=copy.deepcopy(tokenizer))
+    return bridge, paths
+
+
+def supported_architecture(module: nn.Module) -> str:
+    """Return the class name TransformerLens knows ``module`` by; a subclass counts as its nearest known base.
+
+    Raises:
+        ParameterError: It knows none, or ``module`` is a wrapper such as a PeftModel.
+    """
+    _import_lens()
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    names = [kind.__name__ for kind in type(module).__mro__]
+    known = next((name for name in names if name in SUPPORTED_ARCHITECTURES), None)
+    if known is None or not hasattr(module, "config"):
+        fix = "Pass a Hugging Face causal language model of an architecture TransformerLens supports."
+        if "PeftModel" in names:
+            fix = "Pass `peft_model.base_model.model`, the Hugging Face model the adapter was injected into."
+        raise ParameterError(
+            "no map from sites to modules exists for this class.",
+            argument="module",
+            got=type(module).__name__,
+            allowed="architectures known to TransformerLens, e.g. LlamaForCausalLM, GPT2LMHeadModel, Qwen3ForCausalLM",
+            fix=fix,
+        )
+    return known
+
+
+def _import_lens() -> None:
+    with _import_lock:
+        if f"{_LENS}.model_bridge.sources" not in sys.modules:
+            with quiet_process_state():
+                importlib.import_module(f"{_LENS}.model_bridge.sources")
+
+
+@contextmanager
+def quiet_process_state() -> Iterator[None]:
+    """Put back what TransformerLens changes in the process: log level, warning filters, the hub's validator."""
+    from huggingface_hub import dataclasses as hub
+
+    logger = logging.getLogger("transformers")
+    level, validator = logger.level, getattr(hub, _HUB_VALIDATOR, None)
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if validator is not None:
+                setattr(hub, _HUB_VALIDATOR, validator)
