@@ -90,10 +90,12 @@ class Anatomy:
             ParameterError: TransformerLens doesn't know the architecture.
         """
         with module_lock(module):
-            bridge, paths = boot_bridge(module, tokenizer=tokenizer)
+            bridge, paths = boot_bridge(module)
             return _compile(module, bridge, owners(bridge, paths), tokenizer)
 
-    def sites(self, *, components: Iterable[Component] | None = None, layers: Iterable[int] | None = None) -> tuple[Site, ...]:
+    def sites(
+        self, *, components: Iterable[Component] | None = None, layers: Iterable[int] | None = None
+    ) -> tuple[Site, ...]:
         """Return the whole-component sites that exist, ordered by layer and component."""
         wanted = None if components is None else set(components)
         depths = None if layers is None else set(layers)
@@ -116,7 +118,12 @@ class Anatomy:
             UnknownSite: Layer or head is out of range, or the architecture has no such component.
         """
         if not site.layer < self.n_layers:
-            raise UnknownSite("the model has fewer blocks.", argument="site", got=str(site), allowed=f"layers 0 to {self.n_layers - 1}")
+            raise UnknownSite(
+                "the model has fewer blocks.",
+                argument="site",
+                got=str(site),
+                allowed=f"layers 0 to {self.n_layers - 1}",
+            )
         if site.whole not in self.ports:
             here = sorted({known.component.value for known in self.ports if known.layer == site.layer})
             why = self.missing.get(site.whole, "the architecture has no such place.")
@@ -148,7 +155,9 @@ class Anatomy:
         return axes if site.head is None else axes[1:]
 
 
-def _compile(module: nn.Module, bridge: "TransformerBridge", owner: Mapping[str, tuple[str, Side]], tokenizer: Any) -> Anatomy:
+def _compile(
+    module: nn.Module, bridge: "TransformerBridge", owner: Mapping[str, tuple[str, Side]], tokenizer: Any
+) -> Anatomy:
     cfg = bridge.cfg
     n_heads, n_kv = int(cfg.n_heads), int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
     every = [Site(component, layer) for layer in range(int(cfg.n_layers)) for component in Component]
@@ -168,10 +177,23 @@ def _compile(module: nn.Module, bridge: "TransformerBridge", owner: Mapping[str,
     order = {site: seen.order[port.path, port.side] for site, port in ports.items()}
     parallel = not any(site.component is Component.RESID_MID for site in ports)
     return Anatomy(
-        module=module, tokenizer=tokenizer, n_layers=int(cfg.n_layers), d_model=int(cfg.d_model), n_heads=n_heads, n_kv_heads=n_kv,
-        d_head=int(cfg.d_head), ports=ports, missing=missing, order=order, blocks_path=blocks_path, final_norm=final_norm,
-        unembed=unembed, parallel=parallel, tuple_blocks=f"{blocks_path}.0" in seen.tuples, additive=_adds_up(ports, seen, parallel),
-    )  # fmt: skip
+        module=module,
+        tokenizer=tokenizer,
+        n_layers=int(cfg.n_layers),
+        d_model=int(cfg.d_model),
+        n_heads=n_heads,
+        n_kv_heads=n_kv,
+        d_head=int(cfg.d_head),
+        ports=ports,
+        missing=missing,
+        order=order,
+        blocks_path=blocks_path,
+        final_norm=final_norm,
+        unembed=unembed,
+        parallel=parallel,
+        tuple_blocks=f"{blocks_path}.0" in seen.tuples,
+        additive=_adds_up(ports, seen, parallel),
+    )
 
 
 def _heads(component: Component, *, n_heads: int, n_kv: int) -> int | None:

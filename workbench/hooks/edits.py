@@ -36,7 +36,7 @@ class Edit(ABC):
 
     @abstractmethod
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse content that doesn't fit activations of ``shape`` ([prompt pos *feature], k in place of pos with positions).
+        """Refuse content that doesn't fit activations of ``shape``: [prompt pos *feature], k for pos with positions.
 
         Raises:
             EditError: A tensor of the edit has another shape.
@@ -78,7 +78,7 @@ class Patch(Edit):
     site: Site
     """Where."""
     values: Float[Tensor, "prompt pos *feature"]
-    """What stands there afterwards: [prompt pos d] (or [prompt k d] with positions), with a head axis before d for whole q, k, v, z."""
+    """What stands there afterwards: [prompt pos d], k for pos with positions; [.. head d_head] for whole q, k, v, z."""
     positions: Int[Tensor, "prompt k"] | None = None
     """Columns of the padded batch; None is all."""
 
@@ -196,7 +196,9 @@ class Subspace(Edit):
             EditError: The rows aren't orthonormal.
         """
         rows = self.basis.detach().double()
-        if rows.ndim != 2 or not torch.allclose(rows @ rows.mT, torch.eye(len(rows)).to(rows), atol=_ORTHONORMAL_TOLERANCE):
+        if rows.ndim != 2 or not torch.allclose(
+            rows @ rows.mT, torch.eye(len(rows)).to(rows), atol=_ORTHONORMAL_TOLERANCE
+        ):
             raise EditError(
                 "the rows of the basis must be orthonormal.",
                 argument="basis",
@@ -213,7 +215,12 @@ class Subspace(Edit):
         """See :meth:`Edit.check`."""
         _same_shape("values", self.values, shape)
         if self.basis.shape[-1] != shape[-1]:
-            raise EditError("the basis lives in another space.", argument="basis", got=tuple(self.basis.shape), allowed=f"[k, {shape[-1]}]")
+            raise EditError(
+                "the basis lives in another space.",
+                argument="basis",
+                got=tuple(self.basis.shape),
+                allowed=f"[k, {shape[-1]}]",
+            )
 
     def transform(self, target: Tensor) -> Tensor:
         """See :meth:`Edit.transform`."""
@@ -266,7 +273,12 @@ class Custom(Edit):
 
 def _same_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
-        raise EditError("this tensor doesn't fit the site.", argument=name, got=f"shape {tuple(tensor.shape)}", allowed=f"shape {shape}")
+        raise EditError(
+            "this tensor doesn't fit the site.",
+            argument=name,
+            got=f"shape {tuple(tensor.shape)}",
+            allowed=f"shape {shape}",
+        )
 
 
 def _spread(tensor: Tensor, shape: tuple[int, ...], *, name: str) -> Tensor:

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.errors import EditError, ParameterError
+from workbench.errors import ParameterError
 from workbench.hooks.activations import Activations
 from workbench.hooks.anatomy import Anatomy, module_lock
 from workbench.hooks.edits import Edit
 from workbench.hooks.observe import evaluation_mode, forward_accepts, input_device
-from workbench.hooks.program import Program
-from workbench.hooks.sites import Component, Site
+from workbench.hooks.program import Program, Record
+from workbench.hooks.sites import Site
 from workbench.tokens import TokenBatch
 
 LogitsKept = Literal["last", "all", "none"]
@@ -23,6 +23,10 @@ LogitsKept = Literal["last", "all", "none"]
 
 Around = Callable[[], AbstractContextManager[Any]]
 """Makes a context every forward runs inside, e.g. one that switches an adapter off."""
+
+
+class StopForward(Exception):  # noqa: N818 - control flow, never an error
+    """Ends a forward pass whose remaining part nobody needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +79,13 @@ class Executor(Protocol):
         ...
 
     def generate(
-        self, batch: TokenBatch, *, edits: Sequence[Edit] = (), max_new_tokens: int, check_edits: bool = True, **kwargs: Any
+        self,
+        batch: TokenBatch,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int,
+        check_edits: bool = True,
+        **kwargs: Any,
     ) -> Int[Tensor, "prompt pos_new"]:
         """Continue the prompts; see :meth:`HooksBackend.generate`."""
         ...
@@ -126,28 +136,26 @@ def kept_logits(logits: Tensor | None, keep: LogitsKept) -> Tensor | None:
     return logits[:, -1] if keep == "last" else logits
 
 
-def check_suffix(anatomy: Anatomy, layer: int, resid: Tensor, batch: TokenBatch) -> None:
-    """Refuse a stream that can't be resumed from.
-
-    Raises:
-        UnknownSite: The block doesn't exist.
-        EditError: ``resid`` has another shape than [prompt, pos, d_model].
-    """
-    anatomy.check(Site(Component.RESID_PRE, layer))
-    expected = (*batch.ids.shape, anatomy.d_model)
-    if tuple(resid.shape) != expected:
-        raise EditError("the stream has another shape.", argument="resid", got=tuple(resid.shape), allowed=str(expected))
-
-
-def for_prompt_only(edits: Sequence[Edit]) -> tuple[bool, ...]:
-    """Return, per edit, whether it acts on the prompt's forward only while generating."""
-    return tuple(edit.per_position for edit in edits)
-
-
 def generation_kwargs(batch: TokenBatch, *, max_new_tokens: int, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords of a generation: greedy unless told otherwise."""
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "max_new_tokens": max_new_tokens}
     return {"do_sample": False} | kwargs | inputs
+
+
+class Steps:
+    """Hands the prompt's pass of a generation to one program and every later pass to what remains of it."""
+
+    def __init__(self, program: Program) -> None:
+        self.prompt, self.record = program, Record()
+        self._later, self._reached = program.after_prompt(), set[Site]()
+        self._spare = Record()
+
+    def visit(self, site: Site, value: Tensor) -> Tensor | None:
+        """See :meth:`Program.visit`; a site's first pass is the prompt's."""
+        if site in self._reached:
+            return self._later.visit(site, value, self._spare)
+        self._reached.add(site)
+        return self.prompt.visit(site, value, self.record)
 
 
 @contextmanager

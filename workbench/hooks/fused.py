@@ -36,7 +36,11 @@ def fused_ports(
     reported = _reported(module, bridge, wanted) if wanted else {}
     ports: dict[Site, Port] = {}
     for site in wanted:
-        places = {place for name, place in owner.items() if name.startswith(attention_prefix(site.layer)) and place[1] == "out"}
+        places = {
+            place
+            for name, place in owner.items()
+            if name.startswith(attention_prefix(site.layer)) and place[1] == "out"
+        }
         port = _match(reported.get(site), places & seen.tensors.keys(), seen)
         if port is None:
             missing[site] = "no slice of a fused projection reproduces TransformerLens' values here."

@@ -45,7 +45,9 @@ def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             return value
-    raise ParameterError("a module of the architecture map takes no tensor.", argument="module", fix="Report this architecture.")
+    raise ParameterError(
+        "a module of the architecture map takes no tensor.", argument="module", fix="Report this architecture."
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.errors import EditError, ParameterError
@@ -61,10 +61,14 @@ class Program:
     """Whether captures are part of the autograd graph."""
     check_edits: bool
     """Whether an edit that changed nothing is an error."""
+    start: int = 0
+    """First block that runs."""
+    resid: Float[Tensor, "prompt pos d_model"] | None = None
+    """Stream that enters block ``start`` in place of the one computed below; None computes it."""
 
     def visit(self, point: Site, value: Tensor, record: Record) -> Tensor | None:
         """Edit, then read, the value at a point; None means it stays as it is."""
-        new = self._rebuilt(point, value, record)
+        new = self._entering(point, value, record)
         for index, edit in enumerate(self.edits):
             if edit.site.whole == point:
                 new = self._edit(index, edit, new, record)
@@ -76,10 +80,14 @@ class Program:
         # A view that wasn't written back isn't an ancestor of the logits, hence has no gradient.
         return None if new is value and not self.grad else new
 
-    def _rebuilt(self, point: Site, value: Tensor, record: Record) -> Tensor:
+    def _entering(self, point: Site, value: Tensor, record: Record) -> Tensor:
+        if self.resid is not None and point == Site(Component.RESID_PRE, self.start):
+            return self.resid.to(value)
         if point.component is not Component.RESID_POST or point.layer not in self.rebuilt:
             return value
-        return record.stream[Site(Component.RESID_MID, point.layer)] + record.stream[Site(Component.MLP_OUT, point.layer)]
+        return (
+            record.stream[Site(Component.RESID_MID, point.layer)] + record.stream[Site(Component.MLP_OUT, point.layer)]
+        )
 
     def _edit(self, index: int, edit: Edit, value: Tensor, record: Record) -> Tensor:
         target = select(value, site=edit.site, positions=edit.positions)
@@ -104,6 +112,12 @@ class Program:
         record.versions[site] = kept._version  # noqa: SLF001 - the only public sign of an in-place write
         return value
 
+    def after_prompt(self) -> "Program":
+        """Return the program of tokens generated after the prompt: without the edits of particular prompt tokens."""
+        edits = tuple(edit for edit in self.edits if not edit.per_position)
+        layers = frozenset(edit.site.layer for edit in edits if edit.site.component is Component.RESID_MID)
+        return replace(self, edits=edits, capture=(), positions=None, rebuilt=layers, check_edits=False, resid=None)
+
     def finish(self, record: Record) -> Activations:
         """Check what the run left and label it.
 
@@ -112,7 +126,12 @@ class Program:
         """
         for index, edit in enumerate(self.edits):
             if index not in record.changed:
-                raise EditError("this edit was never reached.", argument="edits", got=_describe(edit), fix="Report this architecture.")
+                raise EditError(
+                    "this edit was never reached.",
+                    argument="edits",
+                    got=_describe(edit),
+                    fix="Report this architecture.",
+                )
             if not bool(record.changed[index]):
                 raise EditError(
                     "this edit changed nothing: the values were already there.",
@@ -122,7 +141,9 @@ class Program:
                 )
         for site, kept in record.captured.items():
             if record.versions[site] != kept._version:  # noqa: SLF001
-                raise EditError("the model wrote into this activation after it was read.", argument="capture", got=str(site))
+                raise EditError(
+                    "the model wrote into this activation after it was read.", argument="capture", got=str(site)
+                )
         ordered = {site: record.captured[site] for site in self.capture}
         return Activations(values=ordered, prompt_ids=self.prompt_ids, positions=self.positions)
 
@@ -163,8 +184,9 @@ def prepare(
     positions: Int[Tensor, "prompt k"] | None = None,
     grad: bool = False,
     check_edits: bool = True,
-    start: int = 0,
     stop_after: Site | None = None,
+    start: int = 0,
+    resid: Float[Tensor, "prompt pos d_model"] | None = None,
 ) -> Program:
     """Validate a run against the anatomy and the batch.
 
@@ -176,12 +198,13 @@ def prepare(
         positions: Columns of the padded batch captures keep; negative ones count from the end.
         grad: Keep captures in the autograd graph.
         check_edits: Refuse edits that change nothing.
-        start: First block that runs.
         stop_after: Last site that runs.
+        start: First block that runs.
+        resid: Stream that enters it; None computes it from the prompts.
 
     Raises:
         UnknownSite: A site doesn't exist in this model.
-        EditError: An edit doesn't fit its site, or lies where nothing runs.
+        EditError: An edit doesn't fit its site, or lies where nothing runs; ``resid`` has another shape.
         ParameterError: Positions are outside the prompts, or a capture lies where nothing runs.
     """
     wanted = tuple(dict.fromkeys(capture))
@@ -201,10 +224,32 @@ def prepare(
     if stop_after is not None:
         helpers = [site for site in helpers if anatomy.order[site] <= anatomy.order[stop_after.whole]]
     points = {site.whole for site in wanted} | {edit.site.whole for edit in ready} | set(helpers)
+    if resid is not None:
+        points.add(_entry(anatomy, batch, start, resid))
     return Program(
-        edits=ready, capture=wanted, positions=kept, mask=batch.mask, prompt_ids=batch.prompt_ids,
-        points=tuple(sorted(points, key=lambda site: anatomy.order[site])), rebuilt=frozenset(rebuilt), grad=grad, check_edits=check_edits,
-    )  # fmt: skip
+        edits=ready,
+        capture=wanted,
+        positions=kept,
+        mask=batch.mask,
+        prompt_ids=batch.prompt_ids,
+        points=tuple(sorted(points, key=lambda site: anatomy.order[site])),
+        rebuilt=frozenset(rebuilt),
+        grad=grad,
+        check_edits=check_edits,
+        start=start,
+        resid=resid,
+    )
+
+
+def _entry(anatomy: Anatomy, batch: TokenBatch, start: int, resid: Tensor) -> Site:
+    site = Site(Component.RESID_PRE, start)
+    anatomy.check(site)
+    expected = (*batch.ids.shape, anatomy.d_model)
+    if tuple(resid.shape) != expected:
+        raise EditError(
+            "the stream has another shape.", argument="resid", got=tuple(resid.shape), allowed=str(expected)
+        )
+    return site
 
 
 def _mid_writes(edits: Iterable[Edit], capture: Iterable[Site], *, grad: bool) -> list[Site]:
@@ -235,7 +280,12 @@ def columns_of(positions: Int[Tensor, "prompt k"], batch: TokenBatch, *, distinc
         ParameterError: Not [prompt k], outside the batch, on padding, or repeated where that would be ambiguous.
     """
     rows, width = batch.mask.shape
-    if positions.ndim != 2 or positions.shape[0] != rows or positions.is_floating_point() or positions.dtype == torch.bool:
+    if (
+        positions.ndim != 2
+        or positions.shape[0] != rows
+        or positions.is_floating_point()
+        or positions.dtype == torch.bool
+    ):
         raise ParameterError(
             "columns must be integers of shape [prompt, k].",
             argument="positions",
@@ -244,11 +294,19 @@ def columns_of(positions: Int[Tensor, "prompt k"], batch: TokenBatch, *, distinc
         )
     columns = positions.to(device=batch.device, dtype=torch.long)
     if bool(((columns < -width) | (columns >= width)).any()):
-        raise ParameterError("a column lies outside the batch.", argument="positions", got=columns.tolist(), allowed=f"-{width} to {width - 1}")
+        raise ParameterError(
+            "a column lies outside the batch.",
+            argument="positions",
+            got=columns.tolist(),
+            allowed=f"-{width} to {width - 1}",
+        )
     columns = columns % width
     if not bool(batch.mask.gather(1, columns).all()):
         raise ParameterError(
-            "a column is padding.", argument="positions", got=columns.tolist(), fix="Count from the end, or use the batch's spans."
+            "a column is padding.",
+            argument="positions",
+            got=columns.tolist(),
+            fix="Count from the end, or use the batch's spans.",
         )
     ordered = columns.sort(-1).values
     if distinct and bool((ordered[:, 1:] == ordered[:, :-1]).any()):
@@ -262,5 +320,7 @@ def _fitted(edit: Edit, anatomy: Anatomy, batch: TokenBatch) -> Edit:
     try:
         edit.check((len(batch), width, *anatomy.feature(edit.site)))
     except EditError as err:
-        raise EditError(f"{_describe(edit)}: {err.what}", argument=err.argument, got=err.got, allowed=err.allowed) from err
+        raise EditError(
+            f"{_describe(edit)}: {err.what}", argument=err.argument, got=err.got, allowed=err.allowed
+        ) from err
     return edit if columns is None else replace(cast(Any, edit), positions=columns)

@@ -12,37 +12,45 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.errors import ParameterError
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+M = TypeVar("M", bound=nn.Module)
+
 _LENS = "transformer_lens"
 _HUB_VALIDATOR = "_validate_simple_type"
 _import_lock = threading.Lock()
 
 
-def weight_sharing_shadow(module: nn.Module) -> nn.Module:
+def weight_sharing_shadow(module: M, *, replace: Mapping[Tensor, Tensor] | None = None) -> M:
     """Return a structural clone that shares every parameter and buffer with ``module``: no second copy of the weights.
 
     Only tensors are shared, not module state: build a new shadow after a cast, a move to another
     device or a change of adapter.
+
+    Args:
+        module: What to clone; it stays as it is.
+        replace: Parameters or buffers that are another tensor in the clone, wherever they occur (ties stay tied).
     """
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]})
+    other = {id(old): new for old, new in (replace or {}).items()}
+    return copy.deepcopy(
+        module, {id(tensor): other.get(id(tensor), tensor) for tensor in [*module.parameters(), *module.buffers()]}
+    )
 
 
-def boot_bridge(module: nn.Module, *, tokenizer: Any = None) -> "tuple[TransformerBridge, dict[int, str]]":
+def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]":
     """Boot a TransformerBridge on a shadow of ``module``.
 
     Args:
         module: A Hugging Face causal language model; it is read, never changed.
-        tokenizer: Its tokenizer; a copy is handed on, because TransformerLens changes its padding side.
 
     Returns:
         The bridge, and the path of every submodule it wrapped by the id of that submodule.
@@ -61,7 +69,8 @@ def boot_bridge(module: nn.Module, *, tokenizer: Any = None) -> "tuple[Transform
     config = copy.deepcopy(module.config)
     config.architectures = [architecture]
     with quiet_process_state():
-        bridge = build_bridge_from_module(shadow, architecture, hf_config=config, tokenizer=copy.deepcopy(tokenizer))
+        # No tokenizer: TransformerLens would load another copy of it by name, asking a hub for what is in memory.
+        bridge = build_bridge_from_module(shadow, architecture, hf_config=config)
     return bridge, paths
 
 

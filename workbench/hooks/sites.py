@@ -66,7 +66,10 @@ class Site:
             raise UnknownSite("layers and heads are counted from 0.", argument="site", got=(self.layer, self.head))
         if self.head is not None and not self.component.per_head:
             raise UnknownSite(
-                f"{self.component} has no heads.", argument="head", got=self.head, allowed=sorted(component.value for component in PER_HEAD)
+                f"{self.component} has no heads.",
+                argument="head",
+                got=self.head,
+                allowed=sorted(component.value for component in PER_HEAD),
             )
 
     def __str__(self) -> str:
@@ -96,7 +99,9 @@ class Site:
         """
         found = _TEXT.fullmatch(text.strip())
         if found is None:
-            raise UnknownSite("this isn't the name of a site.", argument="site", got=text, allowed="e.g. 'resid_pre.3' or 'z.2.h5'")
+            raise UnknownSite(
+                "this isn't the name of a site.", argument="site", got=text, allowed="e.g. 'resid_pre.3' or 'z.2.h5'"
+            )
         head = found["head"]
         return cls(_component(found["component"]), int(found["layer"]), None if head is None else int(head))
 

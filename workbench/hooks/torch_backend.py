@@ -18,10 +18,10 @@ from workbench.hooks.executor import (
     Around,
     LogitsKept,
     Run,
+    Steps,
+    StopForward,
     check_logits,
-    check_suffix,
     entered,
-    for_prompt_only,
     forward_kwargs,
     generation_kwargs,
     kept_logits,
@@ -31,15 +31,11 @@ from workbench.hooks.executor import (
 from workbench.hooks.observe import forward_accepts, input_device
 from workbench.hooks.ports import Port, first, put_first
 from workbench.hooks.program import Program, Record, prepare
-from workbench.hooks.sites import Component, Site
+from workbench.hooks.sites import Site
 from workbench.tokens import TokenBatch
 
 Action = Callable[[Tensor], Tensor | None]
 """What happens to a module's tensor: its replacement, or None to leave it."""
-
-
-class _Stop(Exception):  # noqa: N818 - control flow, never an error
-    """Ends a forward pass whose remaining part nobody needs."""
 
 
 class HooksBackend:
@@ -90,10 +86,19 @@ class HooksBackend:
         check_logits(logits)
         batch = batch.to(input_device(self.module))
         program = prepare(
-            self.anatomy, batch, edits=edits, capture=capture, positions=positions, grad=grad, check_edits=check_edits, stop_after=stop_after
+            self.anatomy,
+            batch,
+            edits=edits,
+            capture=capture,
+            positions=positions,
+            grad=grad,
+            check_edits=check_edits,
+            stop_after=stop_after,
         )
         with entered(self.module, around=self.around, grad=grad):
-            return self._execute(program, batch, logits=logits, stop=last_stop(program, logits=logits, stop_after=stop_after))
+            return self._execute(
+                program, batch, logits=logits, stop=last_stop(program, logits=logits, stop_after=stop_after)
+            )
 
     def suffix(
         self,
@@ -130,17 +135,23 @@ class HooksBackend:
         """
         check_logits(logits)
         batch = batch.to(input_device(self.module))
-        check_suffix(self.anatomy, layer, resid, batch)
         program = prepare(
-            self.anatomy, batch, edits=edits, capture=capture, positions=positions, grad=grad, check_edits=check_edits, start=layer
-        )
-        with entered(self.module, around=self.around, grad=grad), self._skipping(layer, resid):
+            self.anatomy, batch, edits=edits, capture=capture, positions=positions, grad=grad, check_edits=check_edits,
+            start=layer, resid=resid,
+        )  # fmt: skip
+        with entered(self.module, around=self.around, grad=grad), self._skipping(layer):
             return self._execute(program, batch, logits=logits, stop=last_stop(program, logits=logits, stop_after=None))
 
     def generate(
-        self, batch: TokenBatch, *, edits: Sequence[Edit] = (), max_new_tokens: int, check_edits: bool = True, **kwargs: Any
+        self,
+        batch: TokenBatch,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int,
+        check_edits: bool = True,
+        **kwargs: Any,
     ) -> Int[Tensor, "prompt pos_new"]:
-        """Continue the prompts with the model's own ``generate`` (greedy unless told otherwise) and return prompt and continuation.
+        """Continue the prompts with the model's own ``generate``, greedily unless told otherwise; return both parts.
 
         Edits of particular prompt tokens (those with positions, Patch, Subspace) act on the prompt's
         forward and reach later tokens through the cache; the others act on every token. The random
@@ -158,34 +169,34 @@ class HooksBackend:
             EditError: See :meth:`run`.
         """
         batch = batch.to(input_device(self.module))
-        prompt = prepare(self.anatomy, batch, edits=edits, check_edits=check_edits)
-        later = _later(prompt)
-        record, spare = Record(), Record()
-
-        def act(site: Site, value: Tensor) -> Tensor | None:
-            fresh = value.shape[1] == batch.ids.shape[1] and site not in reached
-            reached.add(site)
-            return prompt.visit(site, value, record) if fresh else later.visit(site, value, spare)
-
-        reached: set[Site] = set()
-        with entered(self.module, around=self.around), random_state_kept(self.module), self._hooks(prompt, act, stop=None):
+        steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
+        with (
+            entered(self.module, around=self.around),
+            random_state_kept(self.module),
+            self._hooks(steps.prompt, steps.visit, stop=None),
+        ):
             out = self.module.generate(**generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs))  # type: ignore[operator]
-        prompt.finish(record)
+        steps.prompt.finish(steps.record)
         return out
 
     def _execute(self, program: Program, batch: TokenBatch, *, logits: LogitsKept, stop: Site | None) -> Run:
         record = Record()
         kwargs = forward_kwargs(self.module, batch, logits=logits)
         out: Tensor | None = None
-        with self._hooks(program, lambda site, value: program.visit(site, value, record), stop=stop), self._unembedding(logits):
+        with (
+            self._hooks(program, lambda site, value: program.visit(site, value, record), stop=stop),
+            self._unembedding(logits),
+        ):
             try:
                 out = self.module(**kwargs).logits
-            except _Stop:
+            except StopForward:
                 out = None
         return Run(logits=kept_logits(out, logits), activations=program.finish(record))
 
     @contextmanager
-    def _hooks(self, program: Program, act: Callable[[Site, Tensor], Tensor | None], *, stop: Site | None) -> Iterator[None]:
+    def _hooks(
+        self, program: Program, act: Callable[[Site, Tensor], Tensor | None], *, stop: Site | None
+    ) -> Iterator[None]:
         points = program.points if stop is None or stop in program.points else (*program.points, stop)
         handles: list[torch.utils.hooks.RemovableHandle] = []
         try:
@@ -211,18 +222,15 @@ class HooksBackend:
             handle.remove()
 
     @contextmanager
-    def _skipping(self, layer: int, resid: Tensor) -> Iterator[None]:
+    def _skipping(self, layer: int) -> Iterator[None]:
         blocks = list(self.module.get_submodule(self.anatomy.blocks_path).children())[:layer]
         stand_in = _pass_tuple if self.anatomy.tuple_blocks else _pass
-        port = self.anatomy.ports[Site(Component.RESID_PRE, layer)]
         own = [block.__dict__.get("forward") for block in blocks]
-        handle = _attach(self.module.get_submodule(port.path), port, lambda stream: resid.to(stream))
         try:
             for block in blocks:
                 block.__dict__["forward"] = stand_in
             yield
         finally:
-            handle.remove()
             for block, forward in zip(blocks, own, strict=True):
                 if forward is None:
                     block.__dict__.pop("forward", None)
@@ -238,21 +246,11 @@ def _pass_tuple(hidden_states: Tensor, *_args: object, **_kwargs: object) -> tup
     return (hidden_states,)
 
 
-def _later(prompt: Program) -> Program:
-    """Return the program of the tokens after the prompt."""
-    edits = tuple(edit for edit, once in zip(prompt.edits, for_prompt_only(prompt.edits), strict=True) if not once)
-    layers = frozenset(edit.site.layer for edit in edits if edit.site.component is Component.RESID_MID)
-    return Program(
-        edits=edits, capture=(), positions=None, mask=prompt.mask, prompt_ids=prompt.prompt_ids, points=prompt.points,
-        rebuilt=layers, grad=False, check_edits=False,
-    )  # fmt: skip
-
-
 def _action(act: Callable[[Site, Tensor], Tensor | None], site: Site, port: Port, *, stop: Site | None) -> Action:
     def action(raw: Tensor) -> Tensor | None:
         new = act(site, port.read(raw))
         if site == stop:
-            raise _Stop
+            raise StopForward
         return None if new is None else port.write(raw, new)
 
     return action
