@@ -100,7 +100,7 @@ class BridgeBackend:
         grad: bool = False,
         check_edits: bool = True,
     ) -> Run:
-        """Resume from resid_pre of a block; see :meth:`HooksBackend.suffix`. The lower blocks do run: it saves nothing."""
+        """Resume from resid_pre of a block; see :meth:`HooksBackend.suffix`. The lower blocks run: nothing is saved."""
         check_logits(logits)
         batch = batch.to(input_device(self.anatomy.module))
         program = prepare(
