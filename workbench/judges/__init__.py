@@ -1,6 +1,5 @@
 """What is asked of a judge and how its answer is read; never runs a model."""
 
-from workbench.judges.chat import Tokenizer
 from workbench.judges.datasets import embedded_pairs, load_items
 from workbench.judges.encoding import EncodedPrompts, FirstTokens, encode
 from workbench.judges.formats import JudgeFormat, format_names, get_format
@@ -23,7 +22,6 @@ __all__ = [
     "Provenance",
     "Segment",
     "Split",
-    "Tokenizer",
     "Unparsed",
     "Verdict",
     "content_position",

@@ -6,34 +6,17 @@ to the letter, so that the spans are exact or the format is refused.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import FormatError
 from workbench.judges.templates import CharSpan, Filled, Role
 
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
-
-    is_fast: Any
-    chat_template: Any
-    bos_token_id: Any
-    eos_token_id: Any
-    pad_token_id: Any
-    all_special_ids: Any
-
-    def __call__(self, text: Any, **options: Any) -> Any:
-        """Tokenise one text or a list of texts."""
-        ...
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """Render messages as text."""
-        ...
-
-    def decode(self, token_ids: Any, **options: Any) -> Any:
-        """Return the text of token ids."""
-        ...
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:
+    # Not checked at run time: importing the class costs seconds, and a protocol can't see the
+    # attributes that Hugging Face tokenizers only serve through __getattr__.
+    Tokenizer = Any
 
 
 def has_chat_template(tokenizer: Tokenizer | None) -> bool:
@@ -76,7 +59,7 @@ def _render(tokenizer: Tokenizer, messages: Sequence[tuple[Role, str]], *, forma
 
     conversation = [{"role": role, "content": content} for role, content in messages]
     try:
-        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
     except TemplateError as err:
         raise FormatError(
             f"the tokenizer's chat template can't write format {format_name!r}: {err}",

@@ -101,13 +101,14 @@ def _raw(source: str | os.PathLike[str] | Frame, *, path: str | os.PathLike[str]
     if not isinstance(source, str | os.PathLike):
         return _frame(source)
     text = os.fspath(source)
-    if Path(text).suffix.lower() in SUFFIXES or Path(text).exists():
+    name, _, after = text.partition(":")
+    named = name == LLMBAR.name or name in embedded_pairs()
+    if isinstance(source, os.PathLike) or not named and (Path(text).suffix.lower() in SUFFIXES or Path(text).exists()):
         if path is not None:
             raise ParameterError(
                 "the source is a file already.", argument="path", got=str(path), fix="Leave `path` out."
             )
         return _file(Path(text), split=split, schema=None)
-    name, _, after = text.partition(":")
     if after and split is not None and after != split:
         raise ParameterError("two different splits are asked for.", argument="split", got=split, allowed=[after])
     wanted = after or split
@@ -149,9 +150,11 @@ def _frame(frame: Frame) -> _Raw:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' words for a missing cell, known without importing it
+        return None
+    return value if value is None or isinstance(value, str | int | float | list | tuple | dict) else str(value)
 
 
 def _llmbar(path: str | os.PathLike[str] | None, *, subset: str | None) -> _Raw:

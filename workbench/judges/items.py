@@ -37,6 +37,12 @@ class JudgeItem:
         Raises:
             ItemError: A required text is empty, or the label points outside the answers.
         """
+        if isinstance(self.answers, str):
+            raise ItemError(
+                "answers are a tuple of texts.", argument="answers", got=self.answers, allowed="(first, second)"
+            )
+        object.__setattr__(self, "answers", tuple(self.answers))
+        self._check_texts()
         if not self.question.strip():
             raise ItemError(
                 "the question is empty.", argument="question", got=self.item_id, fix="Drop or repair this item."
@@ -57,6 +63,26 @@ class JudgeItem:
                 fix="Give the index of the better answer, counting from 0.",
             )
         object.__setattr__(self, "meta", dict(self.meta))
+
+    def _check_texts(self) -> None:
+        named = [("question", self.question), *(("answers", answer) for answer in self.answers)]
+        named += [
+            (name, text) for name, text in (("reference", self.reference), ("rubric", self.rubric)) if text is not None
+        ]
+        for name, text in named:
+            if not isinstance(text, str):
+                raise ItemError(
+                    f"item {self.item_id!r} has a {name} that isn't text.", argument=name, got=text, allowed="text"
+                )
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as err:
+                raise ItemError(
+                    f"item {self.item_id!r} holds half of a surrogate pair, which no tokenizer can read.",
+                    argument=name,
+                    got=ascii(text[max(0, err.start - 20) : err.end + 20]),
+                    fix="Repair the text; it was cut inside a character.",
+                ) from err
 
     def swapped(self) -> "JudgeItem":
         """Return the item with its two answers exchanged and the label moved along.

@@ -29,6 +29,8 @@ class TailRow(NamedTuple):
     """Index of the prompt."""
     forced: Ids
     """Label tokens that follow the prompt's row."""
+    reads: tuple[tuple[int, int], ...]
+    """(label, step) whose token probability is read here: the row holds exactly that label's first ``step`` tokens."""
 
 
 def verdict_from_logits(last_logits: Float[Tensor, "prompt vocab"], encoded: EncodedPrompts) -> tuple[Verdict, ...]:
@@ -90,13 +92,14 @@ def verdicts_from_logprobs(
             fix="Run the pair in a wider dtype (float32), or look at the model's weights.",
         )
     weights = {choice: _logsumexp(logprobs[:, list(indices)]) for choice, indices in encoded.groups.items()}
+    margins = _difference(weights["A"], weights["B"], encoded)
     mass = np.exp(_logsumexp(logprobs))
     return tuple(
         Verdict(
             item_id=prompt.item_id,
             order=prompt.order,
             choice=_choose({choice: float(values[row]) for choice, values in weights.items()}),
-            margin=float(weights["A"][row] - weights["B"][row]),
+            margin=float(margins[row]),
             label_mass=float(mass[row]),
         )
         for row, prompt in enumerate(encoded.prompts)
@@ -104,14 +107,18 @@ def verdicts_from_logprobs(
 
 
 def tail_rows(encoded: EncodedPrompts) -> tuple[TailRow, ...]:
-    """Return the rows that must be scored so that every label token's probability is seen.
+    """Return the rows that must be scored so that every label token's probability is seen exactly once.
 
     Labels that begin alike share rows; single-token labels need none but the prompt's own row.
     """
     rows: list[TailRow] = []
     for index, tails in enumerate(encoded.tails):
         forced = {tail[:-1] for tail in tails}
-        rows += [TailRow(index, ids) for ids in sorted(forced) if not any(_begins(other, ids) for other in forced)]
+        unread = {(option, step) for option, tail in enumerate(tails) for step in range(len(tail))}
+        for ids in sorted(ids for ids in forced if not any(_begins(other, ids) for other in forced - {ids})):
+            reads = tuple(sorted((option, step) for option, step in unread if _begins(ids, tails[option][:step])))
+            unread -= set(reads)
+            rows.append(TailRow(index, ids, reads))
     return tuple(rows)
 
 
@@ -137,17 +144,17 @@ def label_logprobs(
         )
     rows = tail_rows(encoded)
     result = np.zeros((len(encoded), len(encoded.labels)))
-    done: set[tuple[int, int, int]] = set()
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
-        logits = _scored(score_fn, chunk, encoded)
-        for at, row in enumerate(chunk):
-            logprobs = torch.log_softmax(logits[at].float(), dim=-1)
-            for option, step in _readable(row, encoded.tails[row.prompt]):
-                if (row.prompt, option, step) not in done:
-                    done.add((row.prompt, option, step))
-                    token = encoded.tails[row.prompt][option][step]
-                    result[row.prompt, option] += float(logprobs[step - len(row.forced) - 1, token])
+        logprobs = torch.log_softmax(_scored(score_fn, chunk, encoded).float(), dim=-1)
+        cells = [(at, row, option, step) for at, row in enumerate(chunk) for option, step in row.reads]
+        picked = logprobs[
+            [at for at, *_ in cells],
+            [step - len(row.forced) - 1 for _, row, _, step in cells],
+            [encoded.tails[row.prompt][option][step] for _, row, option, step in cells],
+        ]
+        for (_, row, option, _), value in zip(cells, picked.double().tolist(), strict=True):
+            result[row.prompt, option] += value
     return result
 
 
@@ -166,21 +173,22 @@ def _scored(score_fn: ScoreFn, chunk: Sequence[TailRow], encoded: EncodedPrompts
             got=tuple(logits.shape),
             allowed=f"({len(chunk)}, at least {deepest}, vocabulary)",
         )
-    return logits
+    return logits[:, -deepest:]
 
 
-def _readable(row: TailRow, tails: Sequence[Ids]) -> list[tuple[int, int]]:
-    """Return (label, step) wherever this row's logits are conditioned on exactly the label's first ``step`` tokens."""
-    return [
-        (option, step)
-        for option, tail in enumerate(tails)
-        for step in range(len(tail))
-        if row.forced[:step] == tail[:step] and step <= len(row.forced)
-    ]
+def _begins(ids: Ids, start: Ids) -> bool:
+    return ids[: len(start)] == start
 
 
-def _begins(longer: Ids, ids: Ids) -> bool:
-    return len(longer) > len(ids) and longer[: len(ids)] == ids
+def _difference(a: np.ndarray, b: np.ndarray, encoded: EncodedPrompts) -> Float[np.ndarray, " prompt"]:
+    if impossible := np.flatnonzero(np.isneginf(a) & np.isneginf(b)).tolist():
+        raise ParameterError(
+            "neither A nor B has any probability, so there is no margin.",
+            argument="logprobs",
+            got=encoded.prompt_ids[impossible[0]],
+            fix="Look at the model's logits for the label tokens.",
+        )
+    return a - b
 
 
 def _choose(weights: dict[str, float]) -> Choice:

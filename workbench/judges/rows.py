@@ -115,6 +115,9 @@ def _csv_rows(text: str, name: str) -> list[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:
+        names = list(reader.fieldnames or ())
+        if repeated := [column for column in dict.fromkeys(names) if names.count(column) > 1]:
+            raise ItemError("two columns of the file share a name.", argument="source", got=f"{name}: {repeated}")
         for values in reader:
             where = f"row {len(rows) + 1}"
             if None in values or None in values.values():

@@ -198,15 +198,6 @@ def _checked_text(value: object, *, where: str, name: str) -> str:
             got="nothing" if is_missing(value) else value,
             allowed="text",
         )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as err:
-        raise ItemError(
-            f"{where}: field {name!r} holds half of a surrogate pair, which no tokenizer can read.",
-            argument=name,
-            got=ascii(value[max(0, err.start - 20) : err.end + 20]),
-            fix="Repair the text; it was cut inside a character.",
-        ) from err
     return value
 
 

@@ -1,0 +1,59 @@
+import pytest
+from jaxtyping import TypeCheckError
+
+from workbench.errors import ItemError
+from workbench.judges import JudgeItem, JudgeItems, Provenance
+
+ITEM = JudgeItem(item_id="i", question="q?", answers=("yes", "no"), label=0)
+
+
+def test_swapping_moves_the_label_and_swapping_twice_changes_nothing():
+    assert ITEM.swapped().answers == ("no", "yes")
+    assert ITEM.swapped().label == 1
+    assert ITEM.swapped().swapped() == ITEM
+    assert ITEM.in_order("original") is ITEM
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"question": " \n"}, "question"),
+        ({"answers": ()}, "answers"),
+        ({"label": 2}, "label"),
+        ({"label": -1}, "label"),
+        ({"question": "cut \ud83d"}, "surrogate"),
+    ],
+)
+def test_items_no_format_could_render_are_refused(change, names):
+    with pytest.raises(ItemError, match=names):
+        JudgeItem(**{"item_id": "i", "question": "q", "answers": ("a", "b"), **change})
+
+
+@pytest.mark.parametrize("change", [{"answers": "ab"}, {"answers": ("a", 3)}, {"reference": 3}])
+def test_texts_of_another_type_are_refused(change):
+    with pytest.raises((ItemError, TypeCheckError), match=next(iter(change))):  # a type-checked run stops earlier
+        JudgeItem(**{"item_id": "i", "question": "q", "answers": ("a", "b"), **change})
+
+
+def test_only_pairs_can_be_swapped():
+    with pytest.raises(ItemError, match="two answers"):
+        JudgeItem(item_id="i", question="q", answers=("a", "b", "c")).swapped()
+
+
+def test_item_sets_refuse_repeats_and_emptiness_and_slice_to_item_sets():
+    where = Provenance(source="here", sha256="0")
+    with pytest.raises(ItemError, match="share an id"):
+        JudgeItems(items=(ITEM, ITEM), provenance=where)
+    with pytest.raises(ItemError, match="empty"):
+        JudgeItems(items=(), provenance=where)
+    two = JudgeItems(items=(ITEM, JudgeItem(item_id="j", question="q", answers=("a",))), provenance=where)
+    assert two[1:].provenance is where
+    assert [item.item_id for item in two[1:]] == ["j"]
+
+
+def test_an_item_is_hashable_and_does_not_share_its_meta():
+    meta = {"k": 1}
+    item = JudgeItem(item_id="i", question="q", answers=("a",), meta=meta)
+    meta["k"] = 2
+    assert item.meta == {"k": 1}
+    assert hash(item) == hash(item)
