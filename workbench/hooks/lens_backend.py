@@ -6,7 +6,7 @@ interleaved fused projection (GPT-NeoX) the bridge holds split copies of q, k an
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from workbench.hooks.executor import (
     StopForward,
     check_logits,
     entered,
+    forward_kwargs,
     generation_kwargs,
     kept_logits,
     last_stop,
@@ -122,7 +123,7 @@ class BridgeBackend:
         module = self.anatomy.module
         batch = batch.to(input_device(module))
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
-        bridge = self.bridge
+        bridge = cast(Any, self.bridge)
         hooks = [(hook_name(site), _hook(site, steps.visit, stop=None)) for site in steps.prompt.points]
         with entered(module), random_state_kept(module), bridge.hooks(fwd_hooks=hooks):
             out = bridge.original_model.generate(
@@ -141,8 +142,9 @@ class BridgeBackend:
         hooks = [(hook_name(site), _hook(site, visit, stop=stop)) for site in points]
         if logits != "all":
             hooks.append((UNEMBED_INPUT, lambda value, hook: value[:, -1:]))
-        inputs = {"attention_mask": batch.mask.long(), "position_ids": batch.position_ids}
-        bridge, out = self.bridge, None
+        inputs = forward_kwargs(self.anatomy.module, batch, logits="all")
+        inputs = {name: inputs[name] for name in ("attention_mask", "position_ids") if name in inputs}
+        bridge, out = cast(Any, self.bridge), None
         with entered(self.anatomy.module, grad=program.grad):
             try:
                 out = bridge.run_with_hooks(batch.ids, fwd_hooks=hooks, **inputs)
@@ -167,7 +169,7 @@ def _identity(module: nn.Module) -> tuple[object, ...]:
     """Return what changes when a shadow no longer shows the module: storage addresses and adapter switches."""
     storages = tuple((tensor.data_ptr(), tensor.dtype) for tensor in [*module.parameters(), *module.buffers()])
     switches = tuple(
-        (bool(child.disable_adapters), tuple(child.active_adapters), bool(child.merged))
+        (bool(child.disable_adapters), tuple(cast(Any, child).active_adapters), bool(child.merged))
         for child in module.modules()
         if hasattr(child, "disable_adapters") and hasattr(child, "merged")
     )

@@ -145,7 +145,7 @@ class Program:
                     "the model wrote into this activation after it was read.", argument="capture", got=str(site)
                 )
         ordered = {site: record.captured[site] for site in self.capture}
-        return Activations(values=ordered, prompt_ids=self.prompt_ids, positions=self.positions)
+        return Activations(tensors=ordered, prompt_ids=self.prompt_ids, positions=self.positions)
 
 
 def _describe(edit: Edit) -> str:

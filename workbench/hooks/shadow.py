@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -62,11 +62,11 @@ def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]"
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     architecture = supported_architecture(module)
-    shadow = weight_sharing_shadow(module)
+    shadow: Any = weight_sharing_shadow(module)
     paths = {id(child): path for path, child in shadow.named_modules()}
     # Eager is what TransformerLens itself sets on load; it recomputes attention to expose the pattern.
-    shadow.set_attn_implementation("eager")  # type: ignore[operator]
-    config = copy.deepcopy(module.config)
+    shadow.set_attn_implementation("eager")
+    config: Any = copy.deepcopy(module.config)
     config.architectures = [architecture]
     with quiet_process_state():
         # No tokenizer: TransformerLens would load another copy of it by name, asking a hub for what is in memory.
