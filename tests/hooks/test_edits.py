@@ -14,13 +14,27 @@ def _family():
     bumped = VALUES.clone()
     bumped[0, 0, 0] += 1e-6 + 1e-7
     return [
-        Patch(SITE, VALUES), Patch(SITE, VALUES + 1), Patch(SITE, VALUES.double()), Patch(SITE, VALUES.reshape(3, 2, 4)),
-        Patch(Site("resid_pre", 2), VALUES), Patch(SITE, VALUES[:, :2], positions), Patch(SITE, VALUES[:, :2], positions + 1),
-        Patch(SITE, bumped), Patch(SITE, VALUES.bfloat16()),
-        Ablate(SITE), Ablate(SITE, positions), Ablate(SITE, value=torch.zeros(4)), Scale(SITE, 0.0), Scale(SITE, 2.0),
-        Steer(SITE, torch.ones(4)), Steer(SITE, torch.ones(4), 2.0), Subspace(SITE, BASIS, VALUES), Subspace(SITE, BASIS.flip(0), VALUES),
-        Custom(SITE, torch.exp, "same"), Custom(SITE, torch.exp, "same"),
-    ]  # fmt: skip
+        Patch(SITE, VALUES),
+        Patch(SITE, VALUES + 1),
+        Patch(SITE, VALUES.double()),
+        Patch(SITE, VALUES.reshape(3, 2, 4)),
+        Patch(Site("resid_pre", 2), VALUES),
+        Patch(SITE, VALUES[:, :2], positions),
+        Patch(SITE, VALUES[:, :2], positions + 1),
+        Patch(SITE, bumped),
+        Patch(SITE, VALUES.bfloat16()),
+        Ablate(SITE),
+        Ablate(SITE, positions),
+        Ablate(SITE, value=torch.zeros(4)),
+        Scale(SITE, 0.0),
+        Scale(SITE, 2.0),
+        Steer(SITE, torch.ones(4)),
+        Steer(SITE, torch.ones(4), 2.0),
+        Subspace(SITE, BASIS, VALUES),
+        Subspace(SITE, BASIS.flip(0), VALUES),
+        Custom(SITE, torch.exp, "same"),
+        Custom(SITE, torch.exp, "same"),
+    ]
 
 
 def test_no_two_different_edits_share_a_fingerprint():
