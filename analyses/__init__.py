@@ -1,3 +1,3 @@
-"""The analyses: one module each, ``run(pair, items, *, choices..., seed=0) -> XResult``; import the one you need."""
+"""The analyses, one module each: ``tuco``. All have ``run(pair, items, ...)`` and a result class."""
 
-__all__ = ["tuco"]
+__all__ = ["metrics", "tuco"]

@@ -5,6 +5,7 @@ in a batch log is enough to fix the call. Outer layers add context with ``raise 
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class WorkbenchError(Exception):
@@ -60,7 +61,13 @@ class CheckpointError(WorkbenchError):
 
 
 class PairMismatch(WorkbenchError):
-    """Base and judge may not be compared: shapes, vocabularies or adapters don't fit."""
+    """Base and judge may not be compared: shapes, vocabularies or adapters don't fit.
+
+    Attributes:
+        report: The table of every guard that ran (a ``PairReport``), when guards decided.
+    """
+
+    report: Any = None
 
 
 class ItemError(WorkbenchError):

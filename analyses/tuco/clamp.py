@@ -1,0 +1,197 @@
+"""The clamp: what each model's blocks write when both read the judge's own residual stream.
+
+1. Run the judge and record the input of every segment at all positions.
+2. Run the base's *own* forward with each segment input overwritten by that record, so that masks,
+   rotary tables and windows are the base's own and nothing is re-implemented.
+3. At the last prompt token, a segment wrote ``judge output - input``; of it the base would have
+   written ``base output - input`` (P) and the difference of the two outputs is F.
+
+Paper: Nuti et al. 2025, Algorithm 1 and Proposition D.3, there with one block per segment.
+Falsified if clamping a model to its own stream changes one bit of any block's output.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.errors import ParameterError
+from workbench.hooks import Component, HooksBackend, Patch, Site
+from workbench.tokens import TokenBatch
+
+Granularity = Literal["sublayer", "block", "model"] | int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One write to the residual stream: a sub-layer, a block, or several blocks."""
+
+    label: str
+    """Name in tables and figures, e.g. ``"block 3"``."""
+    layer: int
+    """Last block of the unit."""
+    component: Component
+    """Whose output is the write: ``attn_out`` or ``mlp_out``; ``resid_post`` for whole blocks."""
+    start: Site
+    """Site of the stream the unit reads."""
+    end: Site
+    """Site where the unit's output is read: the write itself, or the stream after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contributions:
+    """Writes at the last prompt token, in float32 or better, and the runs they came from."""
+
+    pretrained: Float[Tensor, "prompt unit d_model"]
+    """P: what the base's weights write when reading the judge's stream."""
+    finetuned: Float[Tensor, "prompt unit d_model"]
+    """F: what the judge writes beyond that."""
+    embedded: Float[Tensor, "prompt d_model"]
+    """The judge's stream before block 0."""
+    final: Float[Tensor, "prompt d_model"]
+    """The judge's stream after the last block, before the final norm."""
+    base_outputs: Float[Tensor, "prompt unit d_model"]
+    """The clamped base's output at each unit's end site, as the model computed it."""
+    judge_outputs: Float[Tensor, "prompt unit d_model"]
+    """The judge's output at each unit's end site, as the model computed it."""
+    logits: Float[Tensor, "prompt vocab"]
+    """The judge's logits at the last prompt token."""
+
+
+def units(granularity: Granularity, *, n_layers: int, parallel: bool) -> tuple[Unit, ...]:
+    """Return the units of a granularity, in the order they write.
+
+    Args:
+        granularity: ``"block"`` as in the paper, ``"sublayer"`` for attention and MLP apart, an
+            integer for that many blocks per segment, ``"model"`` for one segment of all blocks.
+        n_layers: Number of blocks.
+        parallel: Whether attention and MLP read the same input.
+
+    Raises:
+        ParameterError: The granularity isn't one of these.
+    """
+    if granularity == "sublayer":
+        return tuple(unit for layer in range(n_layers) for unit in _sublayers(layer, parallel))
+    size = {"block": 1, "model": n_layers}.get(granularity, granularity)  # type: ignore[arg-type]
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= n_layers:
+        raise ParameterError(
+            "no such granularity.",
+            argument="granularity",
+            got=granularity,
+            allowed=f"'block', 'sublayer', 'model', or a number of blocks from 1 to {n_layers}",
+        )
+    return tuple(_segment(start, min(start + size, n_layers)) for start in range(0, n_layers, size))
+
+
+def measure(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit]) -> Contributions:
+    """Record the judge's stream and clamp the base to it (steps 1 to 3).
+
+    Args:
+        judge: Executor of the fine-tuned model.
+        base: Executor of the model before fine-tuning.
+        batch: Prompts, left-padded; writes are read at the last column.
+        parts: Units from :func:`units`.
+
+    Raises:
+        ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here.
+    """
+    n_layers = judge.anatomy.n_layers
+    first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
+    starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
+    ends = list(dict.fromkeys(unit.end for unit in parts))
+    run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends, last])), logits="last")
+    record = run.activations
+    clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends)
+    inputs = torch.stack([record[unit.start][:, -1].float() for unit in parts], dim=1)
+    judge_outputs = torch.stack([record[unit.end][:, -1] for unit in parts], dim=1)
+    base_outputs = torch.stack([clamped[unit.end] for unit in parts], dim=1)
+    whole = torch.tensor([unit.component is Component.RESID_POST for unit in parts], device=inputs.device)
+    contributions = Contributions(
+        pretrained=base_outputs.float() - torch.where(whole[:, None], inputs, 0.0),
+        finetuned=judge_outputs.float() - base_outputs.float(),
+        embedded=record[first][:, -1].float(),
+        final=record[last][:, -1].float(),
+        base_outputs=base_outputs,
+        judge_outputs=judge_outputs,
+        logits=run.logits,
+    )
+    _check_sum(contributions)
+    return contributions
+
+
+def clamp(
+    base: HooksBackend,
+    batch: TokenBatch,
+    *,
+    record: dict[Site, Float[Tensor, "prompt pos d_model"]],
+    read: Sequence[Site],
+) -> dict[Site, Float[Tensor, "prompt d_model"]]:
+    """Run the base's own forward with each recorded site overwritten, and read outputs at the last column.
+
+    Args:
+        base: Executor of the model to clamp.
+        batch: The prompts the record was made on.
+        record: Streams to overwrite with, at all positions.
+        read: Sites whose output is returned.
+    """
+    edits = [Patch(site=site, values=values) for site, values in record.items()]
+    end = max(read, key=lambda site: base.anatomy.order[site])
+    run = base.run(
+        batch,
+        edits=edits,
+        capture=list(read),
+        positions=last_column(batch),
+        logits="none",
+        stop_after=end,
+        check_edits=False,
+    )
+    return {site: run.activations[site][:, 0] for site in read}
+
+
+def last_column(batch: TokenBatch) -> Int[Tensor, "prompt 1"]:
+    """Return the column of every prompt's last token."""
+    return torch.full((len(batch), 1), -1, device=batch.device)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Return a float64 numpy copy on the CPU."""
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def _sublayers(layer: int, parallel: bool) -> tuple[Unit, Unit]:
+    pre, mid = Site(Component.RESID_PRE, layer), Site(Component.RESID_MID, layer)
+    attention, mlp = Component.ATTN_OUT, Component.MLP_OUT
+    return (
+        Unit(label=f"attn {layer}", layer=layer, component=attention, start=pre, end=Site(attention, layer)),
+        Unit(label=f"mlp {layer}", layer=layer, component=mlp, start=pre if parallel else mid, end=Site(mlp, layer)),
+    )
+
+
+def _segment(start: int, stop: int) -> Unit:
+    label = f"block {start}" if stop == start + 1 else f"blocks {start}-{stop - 1}"
+    return Unit(
+        label=label,
+        layer=stop - 1,
+        component=Component.RESID_POST,
+        start=Site(Component.RESID_PRE, start),
+        end=Site(Component.RESID_POST, stop - 1),
+    )
+
+
+def _check_sum(found: Contributions) -> None:
+    """Refuse when embedding plus all writes isn't the final stream; only sub-layer outputs can fail this."""
+    total = found.embedded + found.pretrained.sum(1) + found.finetuned.sum(1)
+    error = (total - found.final).abs().max()
+    tolerance = (1e-4 if found.judge_outputs.dtype == torch.float32 else 5e-2) * found.final.abs().max().clamp(min=1.0)
+    if error > tolerance:
+        raise ParameterError(
+            "the sub-layer outputs of this architecture don't add up to its residual stream.",
+            argument="granularity",
+            got=f"largest error {float(error):.3g}, tolerance {float(tolerance):.3g}",
+            allowed="'block', 'model', or a number of blocks",
+            fix="Use granularity='block'.",
+        )

@@ -1,0 +1,186 @@
+"""What a TuCo run says in words: one verdict-first sentence, estimates with controls, limits."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses.metrics import Interval, mean_interval, ratio_interval
+from workbench import html
+from workbench.results import Estimate, Finding
+
+if TYPE_CHECKING:
+    from analyses.tuco.result import TucoResult
+
+DECISION_LEVEL = 0.975
+"""Coverage of the two intervals that decide whether anything was found: 95% together (Bonferroni)."""
+_FLOORS = 3.0
+
+
+def finding(result: "TucoResult") -> Finding:
+    """Decide whether fine-tuning pushed the verdicts, and say so first.
+
+    Something is found when TuCo is above three noise floors *and* the push of fine-tuning toward the
+    labelled answer, or toward the first slot, differs from that of a random change of equal norm
+    (paired over items, intervals that hold together at 95%). Without labels only the position push decides.
+    """
+    if not result.finetuned_norm.any():
+        return Finding(
+            headline="Nothing found: fine-tuning wrote exactly nothing at the last prompt token of any item.",
+            found=False,
+            estimates=(_share(result),),
+            limits=_limits(result),
+        )
+    pushes = _decisive(result)
+    found = [name for name, _, decides in pushes if decides]
+    loud = _above_noise(result)
+    headline = _headline(result, found) if found and loud else _nothing(result, loud=loud)
+    estimates = (_share(result), *(estimate for _, estimate, _ in pushes), *_others(result))
+    return Finding(headline=headline, found=bool(found) and loud, estimates=estimates, limits=_limits(result))
+
+
+def html_block(result: "TucoResult") -> str:
+    """Return the finding as an escaped HTML fragment for notebooks."""
+    said = result.finding
+    rows = "".join(f"<li>{html.escape(e.text())}</li>" for e in said.estimates)
+    limits = "".join(f"<li>{html.escape(limit)}</li>" for limit in said.limits)
+    head = f"<p><strong>{html.escape(said.headline)}</strong></p><ul>{rows}</ul>"
+    return f"<div>{head}<details><summary>Limits</summary><ul>{limits}</ul></details></div>"
+
+
+def _decisive(result: "TucoResult") -> list[tuple[str, Estimate, bool]]:
+    """Return (what, estimate with control, whether it beats the control) for the pushes that were measured."""
+    push, control = result.finetuned_push.sum(-1), result.control_push
+    if np.isnan(push).all():
+        return []
+    ways = []
+    if (result.labels >= 0).any():
+        ways.append(("toward the labelled answer", result.toward_label(push), result.toward_label(control)))
+    if len(result.orders) == 2:
+        ways.append(("toward the first slot", result.toward_first_slot(push), result.toward_first_slot(control)))
+    return [_compare(result, name, own, other) for name, own, other in ways]
+
+
+def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarray) -> tuple[str, Estimate, bool]:
+    seed = result.meta.seed
+    null = None
+    difference = mean_interval(own, seed=seed, level=DECISION_LEVEL)
+    if len(control):
+        null = _estimate("a random change of equal norm", mean_interval(control.mean(0), seed=seed), unit="logits")
+        difference = mean_interval(own - control.mean(0), seed=seed, level=DECISION_LEVEL)
+    estimate = _estimate(f"push of fine-tuning {name}", mean_interval(own, seed=seed), unit="logits", control=null)
+    return name, estimate, bool(len(control)) and difference.excludes(0.0)
+
+
+def _headline(result: "TucoResult", found: list[str]) -> str:
+    share = _pooled(result)
+    named = result.units[_strongest(result)]
+    pushes = {name: estimate for name, estimate, _ in _decisive(result)}
+    parts = [f"by {pushes[name].value:+.3g} logits {name}" for name in found]
+    return (
+        f"Fine-tuning wrote {share.value:.1%} of what moves the stream at the verdict and pushed the verdict "
+        f"{' and '.join(parts)}, most of all in {named}."
+    )
+
+
+def _nothing(result: "TucoResult", *, loud: bool) -> str:
+    if not loud:
+        return f"Nothing found: TuCo is within {_FLOORS:g} noise floors of rounding on these prompts."
+    if not len(result.control_push):
+        return (
+            "Nothing found: without the random control a push can't be told from a mere change of weights (controls=0)."
+        )
+    return (
+        "Nothing found: fine-tuning changed the stream, but pushed the verdict neither toward the labelled answer nor "
+        "toward a slot "
+        "more than a random change of equal norm does."
+    )
+
+
+def _share(result: "TucoResult") -> Estimate:
+    control = None
+    if len(result.control_push):
+        pooled = ratio_interval(
+            result.control_finetuned_norm.mean(0),
+            (result.control_finetuned_norm + result.control_pretrained_norm).mean(0),
+            seed=result.meta.seed,
+        )
+        control = _estimate("a random change of equal norm", pooled)
+    return _estimate(
+        f"TuCo ({result.granularity}, {result.norm}, |F| / (|P| + |F|) over items)", _pooled(result), control=control
+    )
+
+
+def _pooled(result: "TucoResult") -> Interval:
+    return ratio_interval(result.finetuned_norm, result.finetuned_norm + result.pretrained_norm, seed=result.meta.seed)
+
+
+def _others(result: "TucoResult") -> tuple[Estimate, ...]:
+    seed = result.meta.seed
+    made = []
+    if not np.isnan(result.output_change_norm).all():
+        pooled = ratio_interval(
+            result.output_change_norm, result.output_change_norm + result.base_output_norm, seed=seed
+        )
+        floor = Estimate(name="judge against itself", value=0.0, low=0.0, high=0.0, n=pooled.n)
+        made.append(_estimate("OutputCo (two free runs)", pooled, control=floor))
+    if result.confirmed_unit is not None:
+        oriented = _oriented(result, result.confirmed_effect)
+        null = _estimate(
+            "a random change of equal length there",
+            mean_interval(_oriented(result, result.confirmed_control), seed=seed),
+            unit="logits",
+        )
+        name = f"verdict margin lost when {result.confirmed_unit} runs without its fine-tuning (named on other items)"
+        made.append(_estimate(name, mean_interval(oriented, seed=seed), unit="logits", control=null))
+    for side, gap, other in (("judge", result.judge_gap, result.base_gap),):
+        if (result.labels >= 0).any() and not np.isnan(gap).all():
+            base = None if np.isnan(other).all() else _estimate("base", mean_interval(_right(result, other), seed=seed))
+            made.append(
+                _estimate(
+                    f"share of verdicts right, {side}", mean_interval(_right(result, gap), seed=seed), control=base
+                )
+            )
+    return tuple(made)
+
+
+def _oriented(result: "TucoResult", values: np.ndarray) -> np.ndarray:
+    """Orient to the label, or to the judge's own verdict where there is none."""
+    labelled = result.toward_label(values)
+    return np.where(np.isnan(labelled), values * np.sign(result.judge_gap), labelled)
+
+
+def _right(result: "TucoResult", gap: np.ndarray) -> np.ndarray:
+    oriented = result.toward_label(gap)
+    return np.where(np.isnan(oriented), np.nan, (oriented > 0).astype(float))
+
+
+def _strongest(result: "TucoResult") -> int:
+    return int(np.argmax(np.abs(np.nanmean(_oriented(result, np.moveaxis(result.finetuned_push, -1, 0)), axis=(1, 2)))))
+
+
+def _above_noise(result: "TucoResult") -> bool:
+    floor = result.meta.noise_floor
+    return floor is None or bool(_pooled(result).value > _FLOORS * floor)
+
+
+def _limits(result: "TucoResult") -> tuple[str, ...]:
+    own = [
+        "Direct writes only: what tuned blocks cause in later blocks is booked as pretraining; OutputCo and the "
+        "removal effect stand beside it.",
+        f"Depends on the cut ({result.granularity}) and the norm ({result.norm}); not comparable across base models.",
+        f"At the last prompt token only; the gap compares the first tokens of {result.choices[0]!r} and "
+        f"{result.choices[1]!r}.",
+    ]
+    floor = result.meta.noise_floor
+    if floor is not None:
+        low = int((result.tuco < _FLOORS * floor).sum())
+        own.append(
+            f"Noise floor of TuCo here {floor:.2g}; {low} of {result.tuco.size} prompts lie under {_FLOORS:g} floors."
+        )
+    return (*own, *(f"Not measured: {what}" for what in result.meta.not_measured))
+
+
+def _estimate(name: str, interval: Interval, *, unit: str = "", control: Estimate | None = None) -> Estimate:
+    return Estimate(
+        name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit, control=control
+    )

@@ -1,0 +1,27 @@
+"""Two models and one format, and the guards that make them comparable."""
+
+from workbench.pairs.controls import identical_pair, random_delta_pair
+from workbench.pairs.delta import TensorChange, WeightDelta, weight_delta
+from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
+from workbench.pairs.load import load_pair
+from workbench.pairs.pair import Pair, Side
+from workbench.pairs.provenance import items_fingerprint, run_meta
+from workbench.pairs.report import Guard, PairReport
+
+__all__ = [
+    "EmbeddedPair",
+    "Guard",
+    "Pair",
+    "PairReport",
+    "Side",
+    "TensorChange",
+    "WeightDelta",
+    "embedded_names",
+    "embedded_pair",
+    "identical_pair",
+    "items_fingerprint",
+    "load_pair",
+    "random_delta_pair",
+    "run_meta",
+    "weight_delta",
+]

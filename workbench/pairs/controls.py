@@ -1,0 +1,91 @@
+"""Pairs in which nothing meaningful was tuned: what a method must not light up on."""
+
+from collections.abc import Iterator
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from workbench.errors import PairMismatch
+from workbench.hooks import weight_sharing_shadow
+from workbench.pairs.adapters import tuner_layers, untuned_name
+from workbench.pairs.delta import adapter_norm
+from workbench.pairs.pair import Pair
+
+
+def identical_pair(pair: Pair) -> Pair:
+    """Return the pair whose base and judge are both the judge; every difference must be exactly zero."""
+    return Pair(
+        name=f"{pair.name} (judge against itself)",
+        base=pair.judge,
+        judge=pair.judge,
+        tokenizer=pair.tokenizer,
+        format=pair.format,
+        report=pair.report,
+        kind=pair.kind,
+        sources={"base": pair.sources["judge"], "judge": pair.sources["judge"]},
+    )
+
+
+def random_delta_pair(pair: Pair, *, seed: int) -> Pair:
+    """Return the pair with a judge that moved as far as the real one, tensor by tensor, in a random direction.
+
+    Every tensor that differs between base and judge is replaced by the base's plus Gaussian noise of
+    the same Frobenius norm; an adapter's factors are replaced by Gaussian factors whose product has
+    the norm of the adapter's. Costs one more copy of the tensors that moved, nothing else.
+
+    Args:
+        pair: The real pair; it isn't changed.
+        seed: Seed of the noise.
+
+    Raises:
+        PairMismatch: No tensor differs, so there is nothing to match.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = list(tuner_layers(pair.judge))
+    replaced = dict(_random_tensors(pair, generator))
+    for _, layer in layers:
+        if isinstance(layer, LoraLayer):
+            replaced |= _random_factors(layer, generator)
+    if not replaced:
+        raise PairMismatch(
+            "base and judge don't differ, so no random change can match theirs.", argument="judge", got=pair.name
+        )
+    judge = weight_sharing_shadow(pair.judge, replace=replaced)
+    return pair.with_judge(judge, name=f"random delta of equal norm, seed {seed}")
+
+
+def _random_tensors(pair: Pair, generator: torch.Generator) -> Iterator[tuple[Tensor, nn.Parameter]]:
+    base = dict(pair.base.named_parameters(remove_duplicate=False))
+    for name, parameter in pair.judge.named_parameters():
+        original = base.get(untuned_name(name))
+        if original is None or original is parameter:
+            continue
+        delta = parameter.detach().float() - original.detach().float().to(parameter.device)
+        size = torch.linalg.vector_norm(delta)
+        if size == 0:
+            continue
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+        moved = original.detach().float().to(parameter.device) + noise * (size / torch.linalg.vector_norm(noise))
+        yield parameter, nn.Parameter(moved.to(parameter.dtype), requires_grad=parameter.requires_grad)
+
+
+def _random_factors(layer: LoraLayer, generator: torch.Generator) -> dict[Tensor, nn.Parameter]:
+    """Draw Gaussian factors and scale the up projections so that the whole product keeps its norm."""
+    wanted = adapter_norm(layer)
+    drawn: dict[Tensor, nn.Parameter] = {}
+    ups: list[nn.Parameter] = []
+    for adapter in layer.active_adapters:
+        embedding = adapter not in layer.lora_A
+        a = layer.lora_embedding_A[adapter] if embedding else layer.lora_A[adapter].weight
+        b = layer.lora_embedding_B[adapter] if embedding else layer.lora_B[adapter].weight
+        for old in (a, b):
+            noise = torch.randn(old.shape, generator=generator).to(old.device, old.dtype)
+            drawn[old] = nn.Parameter(noise, requires_grad=old.requires_grad)
+        ups.append(drawn[b])
+    probe = weight_sharing_shadow(layer, replace=drawn)
+    drawn_norm = adapter_norm(probe)
+    with torch.no_grad():
+        for up in ups:
+            up.mul_(wanted / drawn_norm)
+    return drawn

@@ -1,0 +1,159 @@
+"""A base model and the judge tuned from it, with the one format both are asked in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from workbench.errors import ParameterError
+from workbench.hooks import Anatomy, HooksBackend
+from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
+from workbench.pairs.delta import WeightDelta, weight_delta
+from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
+from workbench.pairs.report import PairReport
+
+Side = Literal["base", "judge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pair:
+    """Two Hugging Face modules that may be compared; built by :func:`workbench.load_pair` only."""
+
+    name: str
+    """Short name for tables and titles."""
+    base: nn.Module
+    """The model before fine-tuning; an untouched Hugging Face module."""
+    judge: nn.Module
+    """The fine-tuned model; with an adapter, a module sharing every base weight with ``base``."""
+    tokenizer: PreTrainedTokenizerBase
+    """The judge's tokenizer; prompts of both models are encoded with it."""
+    format: JudgeFormat
+    """How items are written and verdicts read."""
+    report: PairReport
+    """Every guard that ran when the pair was loaded."""
+    kind: Literal["full", "lora"]
+    """Two checkpoints, or one base with an adapter."""
+    sources: dict[str, Any]
+    """Where base, judge and tokenizer came from: name, revision."""
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the base's embeddings, where token ids go."""
+        return self.base.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the data type both models run in."""
+        return self.base.get_input_embeddings().weight.dtype
+
+    @property
+    def attention(self) -> str:
+        """Return the attention implementation both models run with."""
+        return self.base.config._attn_implementation  # noqa: SLF001 - the only place transformers keeps it
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of blocks."""
+        return self.anatomy("base").n_layers
+
+    @property
+    def max_length(self) -> int:
+        """Return the context window in tokens: the smallest that models and tokenizer state."""
+        limits = [
+            getattr(m.config, key, None)
+            for m in (self.base, self.judge)
+            for key in ("max_position_embeddings", "n_positions")
+        ]
+        known = [limit for limit in [*limits, self.tokenizer.model_max_length] if limit]
+        return min(int(limit) for limit in known)
+
+    def module(self, side: Side) -> nn.Module:
+        """Return ``base`` or ``judge``.
+
+        Raises:
+            ParameterError: ``side`` is neither.
+        """
+        if side not in ("base", "judge"):
+            raise ParameterError("no such side of a pair.", argument="side", got=side, allowed=["base", "judge"])
+        return self.base if side == "base" else self.judge
+
+    def anatomy(self, side: Side) -> Anatomy:
+        """Return the compiled ports of one side; booted once, on first use."""
+        return self._cached(f"anatomy/{side}", lambda: Anatomy.of(self.module(side), tokenizer=self.tokenizer))
+
+    def executor(self, side: Side) -> HooksBackend:
+        """Return the hot-path executor (plain hooks) of one side."""
+        return self._cached(f"executor/{side}", lambda: HooksBackend(self.module(side), self.anatomy(side)))
+
+    def encode(self, items: Sequence[JudgeItem], *, orders: Sequence[Order] = ORDERS) -> EncodedPrompts:
+        """Render items in the pair's format and tokenise them, item by item and order by order.
+
+        Args:
+            items: What to judge.
+            orders: Answer orders to render; both by default.
+
+        Raises:
+            ContextWindowError: A prompt is longer than the context window; nothing is ever truncated.
+            ItemError: An item lacks something the format needs.
+            FormatError: The verdict labels can't be told apart with this tokenizer.
+        """
+        prompts = [
+            self.format.render(item, order=order, tokenizer=self.tokenizer) for item in items for order in orders
+        ]
+        return encode(prompts, self.tokenizer, max_length=self.max_length)
+
+    def delta(self) -> WeightDelta:
+        """Return how far each tensor moved, by norm; measured once."""
+        return self._cached("delta", lambda: weight_delta(self.base, self.judge))
+
+    def identity(self) -> dict[str, Any]:
+        """Return who this pair is, by content: fingerprints of both models, tokenizer, template and format."""
+        return self._cached("identity", self._identity)
+
+    def with_judge(self, judge: nn.Module, *, name: str) -> "Pair":
+        """Return a pair with another judge of the same shape, for controls; guards are not run again.
+
+        Args:
+            judge: Module of exactly the base's shape.
+            name: What the new judge is, e.g. ``"random delta, seed 0"``.
+        """
+        sources = {**self.sources, "judge": {"source": name, "revision": None}}
+        return replace(self, judge=judge, name=f"{self.name} ({name})", sources=sources, _cache=self._base_cache())
+
+    def _identity(self) -> dict[str, Any]:
+        template = template_text(self.tokenizer)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "base": {
+                **self.sources["base"],
+                "class": type(self.base).__name__,
+                "fingerprint": model_fingerprint(self.base),
+            },
+            "judge": {
+                **self.sources["judge"],
+                "class": type(self.judge).__name__,
+                "fingerprint": model_fingerprint(self.judge),
+            },
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "chat_template": None if template is None else text_fingerprint(template),
+            "format": {"name": self.format.name, "fingerprint": text_fingerprint(repr(self.format))},
+            "guards": self.report.to_json(),
+        }
+
+    def _base_cache(self) -> dict[str, Any]:
+        return {key: value for key, value in self._cache.items() if key.endswith("/base")}
+
+    def _cached(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    def __repr__(self) -> str:
+        """Return one line: name, kind, architecture, shape, dtype and device."""
+        kind = f"{self.kind}, {type(self.base).__name__}, format {self.format.name!r}"
+        return f"Pair({self.name!r}, {kind}, {self.dtype}, {self.device})"
