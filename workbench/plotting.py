@@ -314,7 +314,7 @@ def _dots(ax: Axes, values: Sequence[float] | np.ndarray, *, at: float, colour: 
     finite = np.sort(finite[np.isfinite(finite)])
     # Spread by the golden ratio: neighbours in value land apart, and the picture is the same every time.
     spread = (np.arange(finite.size) * 0.6180339887 % 1.0 - 0.5) * 0.24
-    ax.scatter(finite, at + spread, s=14, color=colour, alpha=0.55, linewidths=0, label=label)
+    ax.scatter(finite, at + spread, s=14, color=colour, alpha=0.8, linewidths=0, label=label)
     if finite.size:
         ax.plot([finite.mean()] * 2, [at - 0.2, at + 0.2], color=colour, linewidth=2.6)
 

@@ -1,0 +1,6 @@
+"""Explorers for notebooks: they show a result, share a selection, and know the ``Result`` protocol and no analysis."""
+
+from workbench.widgets.explorer import Explorer, explore
+from workbench.widgets.selection import Selection
+
+__all__ = ["Explorer", "Selection", "explore"]
