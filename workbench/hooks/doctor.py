@@ -19,7 +19,7 @@ from workbench.hooks.edits import Ablate, Edit, Patch, Steer
 from workbench.hooks.executor import Executor, Run, entered, forward_kwargs
 from workbench.hooks.lens_backend import BridgeBackend
 from workbench.hooks.nnsight_backend import NNsightBackend
-from workbench.hooks.observe import forward_accepts, input_device
+from workbench.hooks.observe import at_input, forward_accepts
 from workbench.hooks.shadow import weight_sharing_shadow
 from workbench.hooks.sites import Component, Site
 from workbench.hooks.torch_backend import HooksBackend
@@ -79,7 +79,7 @@ def examine(
         EditError: An edit of the probe was never reached or changed nothing.
     """
     anatomy = anatomy or Anatomy.of(module, tokenizer)
-    batch = (batch or _probe(module, tokenizer)).to(input_device(module))
+    batch = at_input(module, batch or _probe(module, tokenizer))
     share = TOLERANCE.get(next(module.parameters()).dtype, 5e-2) if tolerance is None else tolerance
     before = _condition(module)
     plain = _plain_logits(module, batch)

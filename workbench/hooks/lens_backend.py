@@ -27,7 +27,7 @@ from workbench.hooks.executor import (
     random_state_kept,
 )
 from workbench.hooks.lens_names import UNEMBED_INPUT, hook_name
-from workbench.hooks.observe import input_device
+from workbench.hooks.observe import at_input
 from workbench.hooks.program import Program, Record, prepare
 from workbench.hooks.shadow import boot_bridge
 from workbench.hooks.sites import Site
@@ -74,7 +74,7 @@ class BridgeBackend:
     ) -> Run:
         """Run the model once; see :meth:`HooksBackend.run`."""
         check_logits(logits)
-        batch = batch.to(input_device(self.anatomy.module))
+        batch = at_input(self.anatomy.module, batch)
         program = prepare(
             self.anatomy,
             batch,
@@ -103,7 +103,7 @@ class BridgeBackend:
     ) -> Run:
         """Resume from resid_pre of a block; see :meth:`HooksBackend.suffix`. The lower blocks run: nothing is saved."""
         check_logits(logits)
-        batch = batch.to(input_device(self.anatomy.module))
+        batch = at_input(self.anatomy.module, batch)
         program = prepare(
             self.anatomy, batch, edits=edits, capture=capture, positions=positions, grad=grad, check_edits=check_edits,
             start=layer, resid=resid,
@@ -121,7 +121,7 @@ class BridgeBackend:
     ) -> Int[Tensor, "prompt pos_new"]:
         """Continue the prompts; see :meth:`HooksBackend.generate`."""
         module = self.anatomy.module
-        batch = batch.to(input_device(module))
+        batch = at_input(module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
         bridge = cast(Any, self.bridge)
         hooks = [(hook_name(site), _hook(site, steps.visit, stop=None)) for site in steps.prompt.points]

@@ -41,7 +41,7 @@ from workbench.hooks.executor import (
     last_stop,
     random_state_kept,
 )
-from workbench.hooks.observe import forward_accepts, input_device
+from workbench.hooks.observe import at_input, forward_accepts
 from workbench.hooks.ports import Port, Side, first, put_first
 from workbench.hooks.program import Program, Record, prepare
 from workbench.hooks.sites import Site
@@ -101,7 +101,7 @@ class NNsightBackend:
     ) -> Run:
         """Run the model once; see :meth:`HooksBackend.run`."""
         check_logits(logits)
-        batch = batch.to(input_device(self.module))
+        batch = at_input(self.module, batch)
         program = prepare(
             self.anatomy,
             batch,
@@ -130,7 +130,7 @@ class NNsightBackend:
     ) -> Run:
         """Resume from resid_pre of a block, skipping the blocks below; see :meth:`HooksBackend.suffix`."""
         check_logits(logits)
-        batch = batch.to(input_device(self.module))
+        batch = at_input(self.module, batch)
         program = prepare(
             self.anatomy, batch, edits=edits, capture=capture, positions=positions, grad=grad, check_edits=check_edits,
             start=layer, resid=resid,
@@ -148,7 +148,7 @@ class NNsightBackend:
         **kwargs: Any,
     ) -> Int[Tensor, "prompt pos_new"]:
         """Continue the prompts; see :meth:`HooksBackend.generate`."""
-        batch = batch.to(input_device(self.module))
+        batch = at_input(self.module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
         inputs = generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
         encoded = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}

@@ -1,5 +1,6 @@
 """Watch one short forward pass of a module: what fired in which order, with which tensors."""
 
+import functools
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,19 +11,31 @@ from torch import Tensor, nn
 
 from workbench.errors import ParameterError
 from workbench.hooks.ports import Side, first
+from workbench.tokens import TokenBatch
 
 PROBE_LENGTH = 6
 
 
 def forward_accepts(module: nn.Module, name: str) -> bool:
     """Whether the module's ``forward`` names this keyword (the class is asked: wrappers replace the bound method)."""
-    return name in inspect.signature(type(module).forward).parameters
+    return name in _forward_names(type(module))
+
+
+@functools.lru_cache(maxsize=64)
+def _forward_names(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def input_device(module: nn.Module) -> torch.device:
     """Return the device token ids have to be on, also when the model is spread over several."""
     embedding = module.get_input_embeddings()  # type: ignore[operator]
     return embedding.weight.device
+
+
+def at_input(module: nn.Module, batch: TokenBatch) -> TokenBatch:
+    """Return the batch where the model takes its token ids."""
+    device = input_device(module)
+    return batch if batch.device == device else batch.to(device)
 
 
 def probe_kwargs(module: nn.Module) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from workbench.hooks.executor import (
     last_stop,
     random_state_kept,
 )
-from workbench.hooks.observe import forward_accepts, input_device
+from workbench.hooks.observe import at_input, forward_accepts
 from workbench.hooks.ports import Port, first, put_first
 from workbench.hooks.program import Program, Record, prepare
 from workbench.hooks.sites import Site
@@ -84,7 +84,7 @@ class HooksBackend:
             ParameterError: Positions, the batch or ``logits`` are outside what the model takes.
         """
         check_logits(logits)
-        batch = batch.to(input_device(self.module))
+        batch = at_input(self.module, batch)
         program = prepare(
             self.anatomy,
             batch,
@@ -134,7 +134,7 @@ class HooksBackend:
             ParameterError: See :meth:`run`.
         """
         check_logits(logits)
-        batch = batch.to(input_device(self.module))
+        batch = at_input(self.module, batch)
         program = prepare(
             self.anatomy, batch, edits=edits, capture=capture, positions=positions, grad=grad, check_edits=check_edits,
             start=layer, resid=resid,
@@ -168,7 +168,7 @@ class HooksBackend:
             UnknownSite: See :meth:`run`.
             EditError: See :meth:`run`.
         """
-        batch = batch.to(input_device(self.module))
+        batch = at_input(self.module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
         with (
             entered(self.module, around=self.around),
