@@ -125,7 +125,7 @@ def test_an_axes_handed_in_is_used():
         lambda: plotting.heatmap(VALUES, rows=["a"], columns=[0, 1, 2]),
         lambda: plotting.lines({"a": [1.0]}, x=[0, 1]),
         lambda: plotting.lines({"a": [1.0]}, x=[0], controls=["b"]),
-        lambda: plotting.bars({"a": 1.0}, intervals={"b": (0, 1)}),
+        lambda: plotting.bars({"a": 1.0}, intervals={"b": (0.0, 1.0)}),
         lambda: plotting.strip({"a": [1.0]}, controls={"b": [1.0]}),
     ],
 )

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from markupsafe import Markup
 
 from workbench.errors import ParameterError
@@ -113,7 +114,7 @@ def number(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def badge(status: Status, *, text: str | None = None) -> Markup:
+def badge(status: str, *, text: str | None = None) -> Markup:
     """Return a status as a sign and a word.
 
     Raises:
@@ -215,7 +216,7 @@ def figure(image: str | bytes, *, alt: str, caption: str = "") -> Markup:
 
 def token_strip(
     tokens: Sequence[str],
-    values: Sequence[float] | None = None,
+    values: Sequence[float] | Sequence[int] | np.ndarray | None = None,
     *,
     spans: Mapping[str, tuple[int, int]] | None = None,
     selected: int | None = None,

@@ -24,6 +24,9 @@ from matplotlib.ticker import MaxNLocator
 
 from workbench.errors import ParameterError
 
+Numbers = Sequence[float] | Sequence[int] | np.ndarray
+"""Plain numbers in a row."""
+
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Okabe and Ito's colours but black, the strongest contrasts first."""
 
@@ -174,9 +177,9 @@ def _label_cells(ax: Axes, *, rows: Sequence[object], columns: Sequence[object])
 
 
 def lines(
-    series: Mapping[str, Sequence[float] | np.ndarray],
+    series: Mapping[str, Numbers],
     *,
-    x: Sequence[float] | np.ndarray,
+    x: Numbers,
     bands: Mapping[str, tuple[Any, Any]] | None = None,
     controls: Sequence[str] = (),
     title: str = "",
@@ -270,9 +273,9 @@ def bars(
 
 
 def strip(
-    groups: Mapping[str, Sequence[float] | np.ndarray],
+    groups: Mapping[str, Numbers],
     *,
-    controls: Mapping[str, Sequence[float] | np.ndarray] | None = None,
+    controls: Mapping[str, Numbers] | None = None,
     title: str = "",
     value_label: str = "",
     reference: float | None = 0.0,
@@ -309,7 +312,7 @@ def strip(
     return ax
 
 
-def _dots(ax: Axes, values: Sequence[float] | np.ndarray, *, at: float, colour: str, label: str | None) -> None:
+def _dots(ax: Axes, values: Numbers, *, at: float, colour: str, label: str | None) -> None:
     finite = np.asarray(values, dtype=float)
     finite = np.sort(finite[np.isfinite(finite)])
     # Spread by the golden ratio: neighbours in value land apart, and the picture is the same every time.

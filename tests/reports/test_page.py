@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from jaxtyping import TypeCheckError
 
 from tests.fake_result import HOSTILE, FakeResult, fake_finding, fake_meta, hostile_result
 from workbench.errors import ParameterError
@@ -182,7 +183,7 @@ def test_a_failing_result_leaves_no_file(tmp_path):
     ],
 )
 def test_bad_input_is_refused(call, tmp_path):
-    with pytest.raises(ParameterError, match="Allowed|What to do"):
+    with pytest.raises((ParameterError, TypeCheckError), match="Allowed|What to do|Type-check"):
         call(tmp_path)
 
 

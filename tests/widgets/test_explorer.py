@@ -1,5 +1,6 @@
 import pytest
 import traitlets
+from jaxtyping import TypeCheckError
 
 from tests.fake_result import HOSTILE, FakeResult, fake_finding, hostile_result
 from workbench.errors import ParameterError
@@ -116,7 +117,7 @@ def test_it_shows_something_without_a_widget_manager(explorer):
 
 
 def test_wrong_values_are_refused(explorer):
-    with pytest.raises(ParameterError, match="not a result"):
+    with pytest.raises((ParameterError, TypeCheckError), match="not a result|Type-check"):
         explore("result")
     with pytest.raises(traitlets.TraitError, match="not a result"):
         explorer.result = "result"

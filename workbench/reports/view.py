@@ -129,7 +129,7 @@ def guard_table(pair: Mapping[str, Any]) -> Markup:
 
 
 def _guard_badge(status: object) -> Markup:
-    return html.badge(status) if status in html.STATUSES else html.escape(status)  # pyright: ignore[reportArgumentType]
+    return html.badge(status) if isinstance(status, str) and status in html.STATUSES else html.escape(status)
 
 
 def provenance(meta: RunMeta) -> Markup:
