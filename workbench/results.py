@@ -144,7 +144,9 @@ class RunMeta:
             raise ResultError(
                 "the meta block has unknown fields.", argument="meta", got=sorted(unknown), allowed=sorted(known)
             )
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
         if values.get("wall_time_s") is None:
             values["wall_time_s"] = math.nan
         try:
@@ -252,7 +254,8 @@ def save_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        np.savez_compressed(scratch / "arrays.npz", **{name: np.asarray(array) for name, array in arrays.items()})
+        stored: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+        np.savez_compressed(scratch / "arrays.npz", **stored)
         body = {"kind": kind, "labels": dict(labels), "meta": meta.to_json()}
         (scratch / "result.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if target.exists():
