@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from workbench.errors import EditError, UnknownSite
-from workbench.hooks import Ablate, Activations, Custom, Patch, Scale, Site, Steer, Subspace
+from workbench.hooks import Ablate, Activations, Component, Custom, Patch, Scale, Site, Steer, Subspace
 
-SITE = Site("resid_pre", 1)
+SITE = Site(Component.RESID_PRE, 1)
 BASIS = torch.eye(4)[:2]
 VALUES = torch.arange(24.0).reshape(2, 3, 4)
 
@@ -18,7 +18,7 @@ def _family():
         Patch(SITE, VALUES + 1),
         Patch(SITE, VALUES.double()),
         Patch(SITE, VALUES.reshape(3, 2, 4)),
-        Patch(Site("resid_pre", 2), VALUES),
+        Patch(Site(Component.RESID_PRE, 2), VALUES),
         Patch(SITE, VALUES[:, :2], positions),
         Patch(SITE, VALUES[:, :2], positions + 1),
         Patch(SITE, bumped),
@@ -83,14 +83,14 @@ def test_vectors_may_be_shared_per_prompt_or_per_token():
 
 
 def test_activations_name_what_was_captured():
-    z = Site("z", 0)
+    z = Site(Component.Z, 0)
     got = Activations(tensors={z: torch.arange(24.0).reshape(1, 2, 3, 4), SITE: VALUES}, prompt_ids=("0",))
-    assert torch.equal(got[Site("z", 0, 2)], got[z][:, :, 2])
+    assert torch.equal(got[Site(Component.Z, 0, 2)], got[z][:, :, 2])
     assert list(got) == [z, SITE]
-    assert Site("q", 0) not in got
-    assert got.get(Site("q", 0)) is None
+    assert Site(Component.Q, 0) not in got
+    assert got.get(Site(Component.Q, 0)) is None
     assert len(list(got.values())) == 2
-    for wrong in (Site("q", 0), Site("z", 0, 3)):
+    for wrong in (Site(Component.Q, 0), Site(Component.Z, 0, 3)):
         with pytest.raises(UnknownSite, match=r"z\.0.*resid_pre\.1"):
             got[wrong]
         with pytest.raises(KeyError):

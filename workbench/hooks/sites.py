@@ -56,12 +56,18 @@ class Site:
     """Head index, from 0, for q, k, v and z; None is the whole component."""
 
     def __post_init__(self) -> None:
-        """Refuse negative indices and heads of components that have none.
+        """Refuse text in place of a component, negative indices, and heads of components that have none.
 
         Raises:
             UnknownSite: The three parts don't go together.
         """
-        object.__setattr__(self, "component", _component(self.component))
+        if not isinstance(self.component, Component):
+            raise UnknownSite(
+                "a component isn't given as text.",
+                argument="component",
+                got=self.component,
+                fix="Write Component.RESID_PRE, or read the text with Site.parse('resid_pre.3').",
+            )
         if self.layer < 0 or (self.head is not None and self.head < 0):
             raise UnknownSite("layers and heads are counted from 0.", argument="site", got=(self.layer, self.head))
         if self.head is not None and not self.component.per_head:
