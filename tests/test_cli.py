@@ -1,0 +1,160 @@
+"""The command line, run the way a shell runs it: end to end on saved folders, and refusals as one message."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from workbench import cli
+from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
+
+REAL_ITEMS = Path(__file__).parents[2] / "shared" / "data" / "llmbar" / "Natural.json"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pair")
+    base = tiny_model()
+    for name, model in (
+        ("base", base),
+        ("judge", tuned_copy(base, change=scaled_noise(0.05))),
+        ("wide", tiny_model(width=64)),
+    ):
+        model.save_pretrained(root / name)
+        byte_tokenizer().save_pretrained(root / name)
+    rows = [{"question": f"What is {i}?", "answers": [str(i), "no <b>idea</b>"], "label": i % 2} for i in range(9)]
+    (root / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def test_check_prints_the_table(folders):
+    done = invoke(
+        "check", "--base", folders / "base", "--judge", folders / "judge", "--format", "pairwise", "--device", "cpu"
+    )
+    assert done.exit_code == 0
+    assert "may be compared" in done.output
+    assert "vocabulary" in done.output
+
+
+def test_check_prints_the_table_and_exits_with_1_when_they_may_not(folders, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["workbench", "check", "-b", str(folders / "base"), "-j", str(folders / "wide"), "-f", "pairwise"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert "may not be compared" in said.out
+    assert "base 32, judge 64" in said.err
+
+
+def test_check_speaks_json(folders):
+    done = invoke(
+        "check", "-b", folders / "base", "-j", folders / "judge", "-f", "pairwise", "--device", "cpu", "--json"
+    )
+    table = json.loads(done.stdout)
+    assert table["comparable"] is True
+    assert {"name", "status", "value", "detail"} == set(table["guards"][0])
+
+
+def test_run_writes_a_result_and_a_page(folders, tmp_path):
+    from analyses.tuco import TucoResult
+
+    done = invoke(
+        "run", "tuco", "-b", folders / "base", "-j", folders / "judge", "-i", folders / "items.jsonl", "-f", "pairwise",
+        "--device", "cpu", "-o", tmp_path / "out", "-p", "granularity=sublayer", "-p", "progress=false",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    result = TucoResult.load(tmp_path / "out" / "tuco")
+    assert result.granularity == "sublayer"
+    assert len(result.item_ids) == 9
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert result.finding.headline.split(":")[0] in page
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+
+
+@pytest.mark.parametrize("argument", ["granularity", "no_such=1", "granularity=3.5"])
+def test_wrong_parameters_are_refused_by_name(folders, tmp_path, argument, monkeypatch, capsys):
+    common = [
+        "-b",
+        str(folders / "base"),
+        "-j",
+        str(folders / "judge"),
+        "-i",
+        str(folders / "items.jsonl"),
+        "-f",
+        "pairwise",
+    ]
+    monkeypatch.setattr("sys.argv", ["workbench", "run", "tuco", *common, "-o", str(tmp_path / "out"), "-p", argument])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    assert "Allowed:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("empty.jsonl", "", "empty"),
+        ("hole.jsonl", '{"question": "q", "label": 0}\n', "answers"),
+        ("broken.jsonl", '{"question": "q", "answers": ["a", "b"]}\n{"question":\n', "2"),
+    ],
+)
+def test_bad_item_files_are_refused_before_a_model_is_loaded(folders, tmp_path, file, text, words, monkeypatch, capsys):
+    (tmp_path / file).write_text(text)
+    command = ["workbench", "run", "tuco", "-b", "nowhere/at-all", "-j", "nowhere/either", "-i", str(tmp_path / file)]
+    monkeypatch.setattr("sys.argv", [*command, "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not REAL_ITEMS.is_file(), reason="the real benchmark files are not here")
+@pytest.mark.parametrize("kind", ["gpt2-full", "llama-lora"])
+def test_run_goes_through_on_real_text_at_512_tokens(kind, tmp_path):
+    """Random-weight pairs saved as folders, prompts of about 512 tokens, both orders, a progress bar."""
+    from peft import LoraConfig, get_peft_model
+
+    from analyses.tuco import TucoResult
+    from workbench import load_items
+    from workbench.hooks import weight_sharing_shadow
+    from workbench.pairs import load_pair
+
+    architecture = kind.split("-")[0]
+    base = tiny_model(architecture=architecture, n_layers=3, window=8192)
+    base.save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    if kind == "gpt2-full":
+        tuned_copy(base, change=scaled_noise(0.05)).save_pretrained(tmp_path / "judge")
+        byte_tokenizer().save_pretrained(tmp_path / "judge")
+    else:
+        config = LoraConfig(r=4, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+        get_peft_model(weight_sharing_shadow(base), config).save_pretrained(tmp_path / "judge")
+    pair = load_pair(tmp_path / "base", tmp_path / "judge", format="pairwise", doctor=False, device="cpu")
+    items = load_items(REAL_ITEMS)
+    chosen = sorted(items, key=lambda item: abs(len(pair.encode([item], orders=["original"]).rows[0]) - 512))[:8]
+    rows = [
+        {"item_id": i.item_id, "question": i.question, "answers": list(i.answers), "label": i.label} for i in chosen
+    ]
+    (tmp_path / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = invoke(
+        "run", "tuco", "-b", tmp_path / "base", "-j", tmp_path / "judge", "-i", tmp_path / "real.jsonl", "-f", "pairwise",
+        "--device", "cpu", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "TuCo: 100%" in done.stderr
+    result = TucoResult.load(tmp_path / "out" / "tuco")
+    assert result.tuco.shape == (8, 2)
+    assert ((result.tuco > 0) & (result.tuco < 1)).all()
+    assert result.meta.pair["kind"] == kind.split("-")[1]
+    lengths = [len(row) for row in pair.encode(chosen).rows]
+    assert 400 < sum(lengths) / len(lengths) < 620
