@@ -87,14 +87,18 @@ def units(granularity: Granularity, *, n_layers: int, parallel: bool) -> tuple[U
     return tuple(_segment(start, min(start + size, n_layers)) for start in range(0, n_layers, size))
 
 
-def measure(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit]) -> Contributions:
+def measure(
+    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], column: int = -1
+) -> Contributions:
     """Record the judge's stream and clamp the base to it (steps 1 to 3).
 
     Args:
         judge: Executor of the fine-tuned model.
         base: Executor of the model before fine-tuning.
-        batch: Prompts, left-padded; writes are read at the last column.
+        batch: Prompts, left-padded.
         parts: Units from :func:`units`.
+        column: Column of the batch where writes are read; the last prompt token by default. The logits
+            returned are those of the last column.
 
     Raises:
         ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here.
@@ -105,16 +109,16 @@ def measure(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts
     ends = list(dict.fromkeys(unit.end for unit in parts))
     run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends, last])), logits="last")
     record = run.activations
-    clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends)
-    inputs = torch.stack([record[unit.start][:, -1].float() for unit in parts], dim=1)
-    judge_outputs = torch.stack([record[unit.end][:, -1] for unit in parts], dim=1)
+    clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends, column=column)
+    inputs = torch.stack([record[unit.start][:, column].float() for unit in parts], dim=1)
+    judge_outputs = torch.stack([record[unit.end][:, column] for unit in parts], dim=1)
     base_outputs = torch.stack([clamped[unit.end] for unit in parts], dim=1)
     whole = torch.tensor([unit.component is Component.RESID_POST for unit in parts], device=inputs.device)
     contributions = Contributions(
         pretrained=base_outputs.float() - torch.where(whole[:, None], inputs, 0.0),
         finetuned=judge_outputs.float() - base_outputs.float(),
-        embedded=record[first][:, -1].float(),
-        final=record[last][:, -1].float(),
+        embedded=record[first][:, column].float(),
+        final=record[last][:, column].float(),
         base_outputs=base_outputs,
         judge_outputs=judge_outputs,
         logits=run.logits,
@@ -129,14 +133,16 @@ def clamp(
     *,
     record: dict[Site, Float[Tensor, "prompt pos d_model"]],
     read: Sequence[Site],
+    column: int = -1,
 ) -> dict[Site, Float[Tensor, "prompt d_model"]]:
-    """Run the base's own forward with each recorded site overwritten, and read outputs at the last column.
+    """Run the base's own forward with each recorded site overwritten, and read outputs at one column.
 
     Args:
         base: Executor of the model to clamp.
         batch: The prompts the record was made on.
         record: Streams to overwrite with, at all positions.
         read: Sites whose output is returned.
+        column: Where it is read; the last prompt token by default.
     """
     edits = [Patch(site=site, values=values) for site, values in record.items()]
     end = max(read, key=lambda site: base.anatomy.order[site])
@@ -144,7 +150,7 @@ def clamp(
         batch,
         edits=edits,
         capture=list(read),
-        positions=last_column(batch),
+        positions=torch.full((len(batch), 1), column, device=batch.device),
         logits="none",
         stop_after=end,
         check_edits=False,
