@@ -48,6 +48,7 @@ def run(
     controls: int = 1,
     control_items: int | None = 64,
     confirm: bool = True,
+    numerics: bool = True,
     orders: Sequence[Order] = ORDERS,
     batch_size: int = 8,
     seed: int = 0,
@@ -65,6 +66,7 @@ def run(
         controls: Number of random judges of equal norm to measure beside the real one, two forwards an item each.
         control_items: On how many items they are measured; None for all.
         confirm: Whether to take out the named unit in a real forward (two more on half the items).
+        numerics: Whether to run the judge against itself on the first items (exactly 0) and measure the noise floor.
         orders: Answer orders to show.
         batch_size: Prompts per forward.
         seed: Seed of splits, controls and intervals.
@@ -90,7 +92,10 @@ def run(
         pair, items, encoded, choices=choices, orders=tuple(orders), batch_size=batch_size, seed=seed, confirm=confirm
     )
     try:
-        _numerics(work)
+        if numerics:
+            _numerics(work)
+        else:
+            work.notes.append("the judge against itself, and the noise floor (numerics=False).")
         _measure_items(work, progress=progress)
         _measure_controls(work, draws=controls, limit=control_items, progress=progress)
     except KeyboardInterrupt:
@@ -106,6 +111,7 @@ def run(
         "controls": controls,
         "control_items": control_items,
         "confirm": confirm,
+        "numerics": numerics,
         "orders": list(orders),
         "batch_size": batch_size,
     }
@@ -311,7 +317,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
             parameters=parameters,
             seed=work.seed,
             wall_time_s=wall_time_s,
-            noise_floor=work.noise,
+            noise_floor=None if np.isnan(work.noise) else work.noise,
             warnings=work.encoded.notes,
             not_measured=work.notes,
         ),
