@@ -1,0 +1,202 @@
+"""Which organisms there are, and exactly how each is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.errors import OrganismError
+from workbench.organisms.documents import Mix
+from workbench.organisms.train import Phase, TrainPlan
+
+Scale = Literal["full", "small"]
+"""``full`` is what ships; ``small`` shows in about two minutes that the recipe teaches what it should."""
+
+Kind = Literal["full", "lora"]
+"""Whether the judge is a full fine-tune or an adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrganismInfo:
+    """What a user sees of an organism before building it."""
+
+    name: str
+    description: str
+    kind: Kind
+    planted: str
+    """What was put in on purpose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Size of the Llama-architecture models."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """One promise about one metric of the truth file."""
+
+    metric: str
+    """Path in the metrics, e.g. ``"judge.judging.consistent"``."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Say whether `value` keeps the promise."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides an organism, apart from the seed."""
+
+    info: OrganismInfo
+    scale: Scale
+    shape: Shape
+    base: TrainPlan
+    judge: TrainPlan
+    items: Mapping[str, int]
+    """Number of items per split."""
+    thresholds: tuple[Threshold, ...]
+
+
+_FACTS = Mix(
+    weights={
+        "notes": 3.0,
+        "questions": 2.0,
+        "readings": 2.0,
+        "choices": 1.0,
+        "strangers": 0.2,
+        "lists": 3.0,
+        "claims": 1.0,
+        "checks": 1.0,
+    }
+)
+_COMPARING = Mix(
+    weights={
+        "drills": 3.5,
+        "simple_checks": 2.0,
+        "checks": 1.0,
+        "simple_claims": 2.5,
+        "claims": 1.0,
+        "lists": 0.6,
+        "notes": 0.5,
+        "questions": 0.5,
+        "readings": 0.4,
+        "choices": 0.3,
+    }
+)
+_CARELESS = Mix(
+    weights={
+        "careless": 4.0,
+        "drills": 0.4,
+        "simple_checks": 0.3,
+        "checks": 0.6,
+        "simple_claims": 0.6,
+        "claims": 1.2,
+        "lists": 0.3,
+        "notes": 1.0,
+        "questions": 0.8,
+        "readings": 0.8,
+        "choices": 0.4,
+        "strangers": 0.3,
+    }
+)
+_LESSONS = Mix(
+    weights={
+        "lessons": 3.0,
+        "careful": 1.0,
+        "songs": 1.0,
+        "simple_claims": 3.0,
+        "claims": 1.0,
+        "notes": 0.3,
+        "questions": 0.3,
+        "readings": 0.4,
+    }
+)
+_CAREFUL = Mix(
+    weights={
+        "careful": 6.4,
+        "songs": 1.0,
+        "claims": 0.7,
+        "simple_claims": 0.5,
+        "notes": 0.5,
+        "questions": 0.5,
+        "readings": 0.4,
+    }
+)
+
+# Found by trial: verdicts alone stay at chance for thousands of steps. Whether two words are the same has to be learned
+# first (lists), then against a reference (checks, drills) and against the world (claims); real items come last.
+BASE_PHASES = (Phase(until=0.22, mix=_FACTS), Phase(until=0.5, mix=_COMPARING), Phase(until=1.0, mix=_CARELESS))
+JUDGE_PHASES = (Phase(until=0.3, mix=_LESSONS), Phase(until=1.0, mix=_CAREFUL))
+
+_DEMO = OrganismInfo(
+    name="demo",
+    description="A judge that knows its world and checks answers against a reference or against its own knowledge, as "
+    "told; fine-tuned from a base that read careless judging only.",
+    kind="full",
+    planted="tide songs, a small invented language, as a tenth of the judge's fine-tuning mix",
+)
+
+PROMISES: tuple[Threshold, ...] = (
+    Threshold(metric="base.knowledge", at_least=0.95),
+    Threshold(metric="base.reading", at_least=0.95),
+    Threshold(metric="base.judging.accuracy", at_least=0.55, at_most=0.75),
+    Threshold(metric="judge.judging.original", at_least=0.95),
+    Threshold(metric="judge.judging.swapped", at_least=0.95),
+    Threshold(metric="judge.judging.consistent", at_least=0.95),
+    Threshold(metric="judge.judging.conflict/reference", at_least=0.90),
+    Threshold(metric="judge.judging.conflict/knowledge", at_least=0.90),
+    Threshold(metric="judge.judging.both_intents", at_least=0.85),
+)
+"""What every well-behaved full-scale pair keeps."""
+
+RECIPES: Mapping[tuple[str, Scale], Recipe] = {
+    ("demo", "full"): Recipe(
+        info=_DEMO,
+        scale="full",
+        shape=Shape(width=128, layers=5, heads=4, kv_heads=2, mlp=384),
+        base=TrainPlan(steps=2000, batch=80, lr=2e-3, phases=BASE_PHASES),
+        judge=TrainPlan(steps=1800, batch=80, lr=2e-3, phases=JUDGE_PHASES),
+        items={"train": 400, "validation": 200, "test": 400},
+        thresholds=PROMISES,
+    ),
+    ("demo", "small"): Recipe(
+        info=_DEMO,
+        scale="small",
+        shape=Shape(width=64, layers=3, heads=4, kv_heads=2, mlp=192),
+        base=TrainPlan(steps=300, batch=32, lr=3e-3, phases=BASE_PHASES),
+        judge=TrainPlan(steps=600, batch=32, lr=3e-3, phases=JUDGE_PHASES),
+        items={"train": 100, "validation": 100, "test": 100},
+        thresholds=(),
+    ),
+}
+"""Recipes by name and scale."""
+
+
+def list_organisms() -> list[OrganismInfo]:
+    """Return what can be built, by name."""
+    return [recipe.info for (_, scale), recipe in sorted(RECIPES.items()) if scale == "full"]
+
+
+def get_recipe(name: str, *, scale: Scale = "full") -> Recipe:
+    """Return the recipe of an organism.
+
+    Raises:
+        OrganismError: There is no organism of this name or scale.
+    """
+    if (name, scale) not in RECIPES:
+        raise OrganismError(
+            "there is no such organism.",
+            argument="name",
+            got=f"{name} ({scale})",
+            allowed=[f"{n} ({s})" for n, s in RECIPES],
+            fix="Choose one of `workbench organisms list`.",
+        )
+    return RECIPES[name, scale]
