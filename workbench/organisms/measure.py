@@ -16,8 +16,9 @@ from workbench.judges.items import ORDERS, JudgeItem, Order
 from workbench.organisms.documents import VERDICTS, judge_prompt, question_prompt
 from workbench.organisms.world import Fact, World, distractor, question, statement
 
-_BATCH = 64
-_ANSWER_TOKENS = 20
+_BATCH = 128
+_WIDTH_STEP = 16
+_ANSWER_TOKENS = 12
 _Z95 = 1.959963984540054
 
 
@@ -136,9 +137,15 @@ def greedy_lines(model: LlamaForCausalLM, prompts: Sequence[str], *, tokenizer: 
     """Return the greedy continuation of every prompt, up to the end of its line."""
     rows = [_ids(tokenizer, prompt) for prompt in prompts]
     starts = [len(row) for row in rows]
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("Ċ")}
+    going = list(range(len(rows)))
     for _ in range(_ANSWER_TOKENS):
-        chosen = next_logits(model, rows, pad=tokenizer.pad_token_id).argmax(-1).tolist()
-        rows = [[*row, token] for row, token in zip(rows, chosen, strict=True)]
+        chosen = next_logits(model, [rows[i] for i in going], pad=tokenizer.pad_token_id).argmax(-1).tolist()
+        for i, token in zip(going, chosen, strict=True):
+            rows[i] = [*rows[i], token]
+        going = [i for i in going if rows[i][-1] not in ends]
+        if not going:
+            break
     texts = tokenizer.batch_decode([row[start:] for row, start in zip(rows, starts, strict=True)])
     return [text.split("\n")[0].split(tokenizer.eos_token)[0] for text in texts]
 
@@ -199,5 +206,6 @@ def _single(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
 
 
 def _padded(rows: Sequence[Sequence[int]], *, pad: int) -> Int[Tensor, "prompt pos"]:
-    width = max(len(row) for row in rows)
+    # A few widths only: every new shape costs a kernel set-up.
+    width = -(-max(len(row) for row in rows) // _WIDTH_STEP) * _WIDTH_STEP
     return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
