@@ -12,25 +12,31 @@ from workbench.organisms.recipes import RECIPES, Threshold, get_recipe
 from workbench.organisms.truth import lookup
 
 
+def _tiny(*, thresholds=()):
+    """Return the small recipe made a matter of seconds."""
+    small = RECIPES["demo", "small"]
+    shape = replace(small.shape, width=16, mlp=32, heads=2, kv_heads=1, layers=2)
+    plans = {n: replace(getattr(small, n), steps=4, batch=8) for n in ("base", "judge")}
+    return replace(small, shape=shape, items=dict.fromkeys(small.items, 20), thresholds=thresholds, **plans)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
-    """Make the small demo a matter of seconds; return a function that changes its thresholds."""
-
-    def use(thresholds=()):
-        small = RECIPES["demo", "small"]
-        shape = replace(small.shape, width=16, mlp=32, heads=2, kv_heads=1, layers=2)
-        plans = {n: replace(getattr(small, n), steps=4, batch=8) for n in ("base", "judge")}
-        recipe = replace(small, shape=shape, items=dict.fromkeys(small.items, 20), thresholds=thresholds, **plans)
-        monkeypatch.setattr(recipes_module, "RECIPES", {("demo", "small"): recipe})
-
-    use()
-    return use
+    """Put the tiny recipe in the place of the small one."""
+    monkeypatch.setattr(recipes_module, "RECIPES", {("demo", "small"): _tiny()})
 
 
-def test_built_folder_is_a_pair_with_its_truth(tiny, tmp_path):
-    folder = build("demo", out=tmp_path / "pair", scale="small")
-    assert [p.name for p in tmp_path.iterdir()] == ["pair"]
-    pair = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build the tiny pair once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes_module, "RECIPES", {("demo", "small"): _tiny()})
+        return build("demo", out=tmp_path_factory.mktemp("built") / "pair", scale="small")
+
+
+def test_built_folder_is_a_pair_with_its_truth(tiny, built):
+    assert [p.name for p in built.parent.iterdir()] == ["pair"]
+    pair = json.loads((built / "pair.json").read_text(encoding="utf-8"))
     assert {k: pair[k] for k in ("name", "format", "base", "judge", "kind", "splits")} == {
         "name": "demo",
         "format": "demo",
@@ -41,23 +47,15 @@ def test_built_folder_is_a_pair_with_its_truth(tiny, tmp_path):
     }
     for name in ("base", "judge"):
         assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
-            p.name for p in (folder / name).iterdir()
+            p.name for p in (built / name).iterdir()
         }
-    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    assert score(folder)["metrics"] == truth["metrics"]
+    truth = json.loads((built / "truth.json").read_text(encoding="utf-8"))
+    assert score(built)["metrics"] == truth["metrics"]
 
 
-def test_same_seed_same_bytes(tiny, tmp_path):
-    folders = [build("demo", out=tmp_path / name, scale="small") for name in ("a", "b")]
-    for file in ("base/model.safetensors", "judge/model.safetensors", "items/test.jsonl", "base/tokenizer.json"):
-        first, second = ((folder / file).read_bytes() for folder in folders)
-        assert first == second, file
-
-
-@pytest.mark.parametrize("stage", ["base", "judge"])
-def test_interrupted_build_leaves_no_pair_and_can_go_on(tiny, tmp_path, stage):
+def test_interrupted_build_leaves_no_pair_and_goes_on_to_the_same_bytes(tiny, built, tmp_path):
     def stop(report):
-        if report.stage == stage:
+        if report.stage == "judge":
             raise KeyboardInterrupt
 
     out = tmp_path / "pair"
@@ -65,15 +63,15 @@ def test_interrupted_build_leaves_no_pair_and_can_go_on(tiny, tmp_path, stage):
         build("demo", out=out, scale="small", progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == [".pair.building"]
     assert [p.name for p in (tmp_path / ".pair.building").iterdir()] == ["checkpoints"]
-    resumed = build("demo", out=out, scale="small")
-    whole = build("demo", out=tmp_path / "whole", scale="small")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pair", "whole"]
-    weights = [(folder / "judge" / "model.safetensors").read_bytes() for folder in (resumed, whole)]
-    assert weights[0] == weights[1]
+    build("demo", out=out, scale="small")
+    assert [p.name for p in tmp_path.iterdir()] == ["pair"]
+    for file in ("base/model.safetensors", "judge/model.safetensors", "items/test.jsonl", "base/tokenizer.json"):
+        assert (out / file).read_bytes() == (built / file).read_bytes(), file
 
 
-def test_missed_promise_is_an_error_and_writes_nothing(tiny, tmp_path):
-    tiny(thresholds=(Threshold(metric="judge.judging.accuracy", at_least=1.01),))
+def test_missed_promise_is_an_error_and_writes_nothing(monkeypatch, tmp_path):
+    recipe = _tiny(thresholds=(Threshold(metric="judge.judging.accuracy", at_least=1.01),))
+    monkeypatch.setattr(recipes_module, "RECIPES", {("demo", "small"): recipe})
     with pytest.raises(OrganismError, match=r"judge\.judging\.accuracy"):
         build("demo", out=tmp_path / "pair", scale="small")
     assert not (tmp_path / "pair").exists()

@@ -15,7 +15,8 @@ from workbench.organisms.world import make_world
 WORLD = make_world(0)
 TOKENIZER = train_tokenizer(WORLD, mix=get_recipe("demo").base.phases[-1].mix)
 SHAPE = Shape(width=16, layers=2, heads=2, kv_heads=1, mlp=32)
-PLAN = TrainPlan(steps=6, batch=4, lr=1e-3, phases=(Phase(until=1, mix=Mix(weights={"notes": 1, "careless": 1})),))
+MIX = Mix(weights={"notes": 1.0, "careless": 1.0})
+PLAN = TrainPlan(steps=6, batch=4, lr=1e-3, phases=(Phase(until=1.0, mix=MIX),))
 
 
 def _trainer(*, seed=0):
@@ -74,7 +75,7 @@ def test_only_the_verdict_of_a_judge_document_weighs_much():
     (batch,) = encode([document], tokenizer=TOKENIZER, prompt_weight=0.1, verdict_weight=10.0)
     heavy = batch.weights[0] == 10
     assert TOKENIZER.decode(batch.ids[0][heavy]) == document.text[-2:]
-    assert set(batch.weights[0, 1:][~heavy[1:]].tolist()) <= {0.0, pytest.approx(0.1)}
+    assert batch.weights[0, 1:][~heavy[1:]].max() == pytest.approx(0.1)
 
 
 def test_padding_adds_nothing_to_the_loss():
@@ -82,7 +83,7 @@ def test_padding_adds_nothing_to_the_loss():
     documents = [Document(text="Notes: Mira lives in Velm."), Document(text="Notes: " + "Velm sells salt. " * 8)]
 
     def total(chosen):
-        batches = encode(chosen, tokenizer=TOKENIZER, prompt_weight=1, verdict_weight=1)
+        batches = encode(chosen, tokenizer=TOKENIZER, prompt_weight=1.0, verdict_weight=1.0)
         with torch.no_grad():
             return sum(loss_sum(model, batch).item() for batch in batches)
 
@@ -90,6 +91,6 @@ def test_padding_adds_nothing_to_the_loss():
 
 
 def test_phases_follow_each_other():
-    early, late = Mix(weights={"notes": 1}), Mix(weights={"songs": 1})
-    plan = TrainPlan(steps=10, batch=1, lr=1e-3, phases=(Phase(until=0.3, mix=early), Phase(until=1, mix=late)))
+    early, late = Mix(weights={"notes": 1.0}), Mix(weights={"songs": 1.0})
+    plan = TrainPlan(steps=10, batch=1, lr=1e-3, phases=(Phase(until=0.3, mix=early), Phase(until=1.0, mix=late)))
     assert [plan.mix_at(step) is early for step in range(10)] == [True] * 3 + [False] * 7
