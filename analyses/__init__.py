@@ -1,3 +1,1 @@
 """The analyses, one module each: ``tuco``. All have ``run(pair, items, ...)`` and a result class."""
-
-__all__ = ["metrics", "tuco"]

@@ -1,9 +1,10 @@
-"""Statistics that several analyses need: intervals over items, seeded and clustered.
+"""Statistics that several analyses need: intervals over independent items, seeded and clustered.
 
-Items are the unit. Both answer orders of an item are one cluster: they are averaged first, and the
-bootstrap draws items.
+Items are the unit. Both answer orders of an item belong together, and so do items of one cluster
+(variants of one question): the bootstrap draws clusters, never rows.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,32 +17,42 @@ RESAMPLES = 4000
 
 
 class Interval(NamedTuple):
-    """A point estimate with its percentile-bootstrap interval over items."""
+    """A point estimate with its percentile-bootstrap interval over clusters of items."""
 
     value: float
     """Point estimate."""
     low: float
-    """Lower end; NaN with fewer than two items."""
+    """Lower end; NaN with fewer than two clusters."""
     high: float
-    """Upper end; NaN with fewer than two items."""
+    """Upper end; NaN with fewer than two clusters."""
     n: int
-    """Number of items that had a value."""
+    """Number of clusters (independent items) that had a value."""
 
     def excludes(self, null: float) -> bool:
         """Return whether the interval lies wholly to one side of ``null``; False when it isn't defined."""
         return self.low > null or self.high < null
 
 
-def mean_interval(values: Float[np.ndarray, "item *order"], *, seed: int, level: float = 0.95) -> Interval:
+def mean_interval(
+    values: Float[np.ndarray, "item *order"],
+    *,
+    seed: int,
+    clusters: Sequence[object] | None = None,
+    level: float = 0.95,
+) -> Interval:
     """Return the mean over items with a cluster-bootstrap interval.
 
     Args:
         values: One value per item, or per item and answer order; items with a NaN are left out.
         seed: Seed of the resampling.
+        clusters: What each item is independent by; every item on its own when None.
         level: Coverage of the interval.
+
+    Raises:
+        ParameterError: ``clusters`` has another length than ``values``.
     """
-    per_item = _per_item(values)
-    return _bootstrap((per_item,), lambda x, axis: np.mean(x, axis=axis), seed=seed, level=level)
+    flat = _per_item(values)
+    return ratio_interval(flat, np.ones_like(flat), seed=seed, clusters=clusters, level=level)
 
 
 def ratio_interval(
@@ -49,47 +60,57 @@ def ratio_interval(
     denominator: Float[np.ndarray, "item *order"],
     *,
     seed: int,
+    clusters: Sequence[object] | None = None,
     level: float = 0.95,
 ) -> Interval:
     """Return the ratio of the two means (never the mean of ratios) with a cluster-bootstrap interval.
 
     A ratio of zero to zero is 0, the value TuCo has when nothing moved.
 
+    Args:
+        numerator: One value per item, or per item and answer order.
+        denominator: The same shape; items with a NaN in either are left out.
+        seed: Seed of the resampling.
+        clusters: What each item is independent by; every item on its own when None.
+        level: Coverage of the interval.
+
     Raises:
-        ParameterError: The two arrays differ in shape.
+        ParameterError: Shapes or lengths differ.
     """
-    if numerator.shape != denominator.shape:
+    if numerator.shape != denominator.shape or (clusters is not None and len(clusters) != len(numerator)):
         raise ParameterError(
-            "numerator and denominator differ in shape.",
+            "numerator, denominator and clusters must describe the same items.",
             argument="denominator",
-            got=denominator.shape,
-            allowed=str(numerator.shape),
+            got=f"{numerator.shape}, {denominator.shape}, {len(clusters or ())} clusters",
         )
-    top, bottom = numerator.reshape(len(numerator), -1).mean(1), denominator.reshape(len(denominator), -1).mean(1)
+    top, bottom = _per_item(numerator), _per_item(denominator)
     known = ~(np.isnan(top) | np.isnan(bottom))
-
-    def ratio(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-        means = np.mean(x, axis=axis), np.mean(y, axis=axis)
-        return np.divide(*means, out=np.zeros_like(means[0], dtype=float), where=np.asarray(means[1] != 0))
-
-    return _bootstrap((top[known], bottom[known]), ratio, seed=seed, level=level)
+    labels = np.arange(len(top)) if clusters is None else np.unique([str(c) for c in clusters], return_inverse=True)[1]
+    _, index = np.unique(labels[known], return_inverse=True)
+    sums = [np.bincount(index, weights=part[known]) for part in (top, bottom)]
+    return _bootstrap(sums[0], sums[1], seed=seed, level=level)
 
 
 def _per_item(values: np.ndarray) -> np.ndarray:
-    means = np.asarray(values, dtype=float).reshape(len(values), -1).mean(1)
-    return means[~np.isnan(means)]
+    flat = np.asarray(values, dtype=float)
+    return flat.mean(tuple(range(1, flat.ndim))) if flat.ndim > 1 else flat
 
 
-def _bootstrap(samples: tuple[np.ndarray, ...], statistic: object, *, seed: int, level: float) -> Interval:
-    n = len(samples[0])
+def _ratio(top: np.ndarray, bottom: np.ndarray, axis: int) -> np.ndarray:
+    sums = np.sum(top, axis=axis), np.asarray(np.sum(bottom, axis=axis))
+    return np.divide(*sums, out=np.zeros_like(sums[1], dtype=float), where=sums[1] != 0)
+
+
+def _bootstrap(top: np.ndarray, bottom: np.ndarray, *, seed: int, level: float) -> Interval:
+    n = len(top)
     if n == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
-    value = float(np.asarray(statistic(*samples, axis=-1)))  # type: ignore[operator]
+    value = float(_ratio(top, bottom, axis=-1))
     if n == 1:
         return Interval(value, np.nan, np.nan, 1)
     result = stats.bootstrap(
-        samples,
-        statistic,
+        (top, bottom),
+        _ratio,
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,

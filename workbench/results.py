@@ -105,7 +105,7 @@ class RunMeta:
     seed: int
     """Seed of every random draw of the run."""
     n_items: int
-    """Number of independent items (both orders of an item count once)."""
+    """Number of independent items: both orders of an item, and items of one cluster, count once."""
     dtype: str
     """Data type the models ran in."""
     attention: str
@@ -260,6 +260,7 @@ def save_folder(
         (scratch / "result.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
+        scratch.chmod(0o755)  # mkdtemp is private to the user by design; a result is an ordinary folder
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -58,8 +58,6 @@ class Contributions:
     """The clamped base's output at each unit's end site, as the model computed it."""
     judge_outputs: Float[Tensor, "prompt unit d_model"]
     """The judge's output at each unit's end site, as the model computed it."""
-    logits: Float[Tensor, "prompt vocab"]
-    """The judge's logits at the last prompt token."""
 
 
 def units(granularity: Granularity, *, n_layers: int, parallel: bool) -> tuple[Unit, ...]:
@@ -97,8 +95,7 @@ def measure(
         base: Executor of the model before fine-tuning.
         batch: Prompts, left-padded.
         parts: Units from :func:`units`.
-        column: Column of the batch where writes are read; the last prompt token by default. The logits
-            returned are those of the last column.
+        column: Column of the batch where writes are read; the last prompt token by default.
 
     Raises:
         ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here.
@@ -107,7 +104,7 @@ def measure(
     first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
     starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
     ends = list(dict.fromkeys(unit.end for unit in parts))
-    run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends, last])), logits="last")
+    run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends, last])), logits="none")
     record = run.activations
     clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends, column=column)
     inputs = torch.stack([record[unit.start][:, column].float() for unit in parts], dim=1)
@@ -121,7 +118,6 @@ def measure(
         final=record[last][:, column].float(),
         base_outputs=base_outputs,
         judge_outputs=judge_outputs,
-        logits=run.logits,
     )
     _check_sum(contributions)
     return contributions

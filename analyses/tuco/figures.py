@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.metrics import mean_interval
+from analyses.metrics import Interval
 from workbench import plotting
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ def gap_parts(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         "the base's own gap": result.base_gap,
     }
     found = {
-        name: mean_interval(_oriented(result, values[..., None])[..., 0], seed=result.meta.seed)
+        name: result.mean(_oriented(result, values[..., None])[..., 0])
         for name, values in parts.items()
         if not np.isnan(values).all()
     }
     control = {}
     if len(result.control_push):
         pushed = _oriented(result, result.control_push.mean(0)[..., None])[..., 0]
-        control = {"fine-tuning, all units": mean_interval(pushed, seed=result.meta.seed).value}
+        control = {"fine-tuning, all units": result.mean(pushed).value}
     return plotting.bars(
         {name: interval.value for name, interval in found.items()},
         intervals={name: (interval.low, interval.high) for name, interval in found.items()},
@@ -172,8 +172,8 @@ def _direction(result: "TucoResult") -> str:
     )
 
 
-def _by_unit(result: "TucoResult", values: np.ndarray) -> dict[str, object]:
-    return {unit: mean_interval(values[..., k], seed=result.meta.seed) for k, unit in enumerate(result.units)}
+def _by_unit(result: "TucoResult", values: np.ndarray) -> dict[str, Interval]:
+    return {unit: result.mean(values[..., k]) for k, unit in enumerate(result.units)}
 
 
 def _spread_rows(order: np.ndarray) -> np.ndarray:

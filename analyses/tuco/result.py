@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from jaxtyping import Float, Int
 
+from analyses.metrics import Interval, mean_interval, ratio_interval
 from analyses.tuco import figures, shares, statements, table
 from workbench.errors import ParameterError
 from workbench.results import Finding, Panel, RunMeta, load_folder, save_folder
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LABELS = (
     "item_ids",
+    "clusters",
     "orders",
     "units",
     "unit_layers",
@@ -42,6 +44,8 @@ class TucoResult:
 
     item_ids: tuple[str, ...]
     """Label of each item."""
+    clusters: tuple[str, ...]
+    """What each item is independent by; intervals are over clusters."""
     orders: tuple[str, ...]
     """Answer orders: ``original``, ``swapped``."""
     units: tuple[str, ...]
@@ -190,6 +194,16 @@ class TucoResult:
     def toward_first_slot(self, gap: Float[np.ndarray, "*draw item order"]) -> Float[np.ndarray, "*draw item"]:
         """Return the position part of a gap: the mean over both orders, what an order swap doesn't turn round."""
         return gap.mean(-1)
+
+    def mean(self, values: Float[np.ndarray, "item *order"], *, level: float = 0.95) -> Interval:
+        """Return the mean of any of this result's per-item values, with its interval over clusters of items."""
+        return mean_interval(values, seed=self.meta.seed, clusters=self.clusters, level=level)
+
+    def ratio(
+        self, numerator: Float[np.ndarray, "item *order"], denominator: Float[np.ndarray, "item *order"]
+    ) -> Interval:
+        """Return the ratio of two means, with its interval over clusters of items."""
+        return ratio_interval(numerator, denominator, seed=self.meta.seed, clusters=self.clusters)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the tidy table: one row per item, order, unit and metric."""

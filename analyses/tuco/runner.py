@@ -17,7 +17,7 @@ Falsified if the judge against itself gives anything but 0, or the parts don't a
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,7 +86,10 @@ def run(
     encoded = pair.encode(items, orders=orders)
     parts = units(granularity, n_layers=pair.n_layers, parallel=pair.anatomy("judge").parallel)
     choices = Choices(
-        parts=parts, norm=norm, ids=tuple(encoded.first_token_ids) if verdict else None, free_base=output_share
+        parts=parts,
+        norm=norm,
+        ids=(encoded.first_token_ids.a, encoded.first_token_ids.b) if verdict else None,
+        free_base=output_share,
     )
     work = _Work.plan(
         pair, items, encoded, choices=choices, orders=tuple(orders), batch_size=batch_size, seed=seed, confirm=confirm
@@ -154,11 +157,10 @@ class _Work:
     ) -> "_Work":
         n = len(items)
         lengths = [max(len(encoded.rows[i * len(orders) + k]) for k in range(len(orders))) for i in range(n)]
-        shuffled = np.random.default_rng(seed).permutation(n)
-        wanted = confirm and choices.ids is not None and n >= _FEWEST_TO_CONFIRM
-        cut = n // 2 if wanted else n
+        wanted = confirm and choices.ids is not None and len({item.cluster for item in items}) >= _FEWEST_TO_CONFIRM
         per_batch = max(1, batch_size // len(orders))
-        halves = [tuple(_batches(half, lengths, per_batch)) for half in (shuffled[:cut], shuffled[cut:])]
+        parts = _halves(items, seed=seed) if wanted else (range(n), ())
+        halves = [tuple(_batches(part, lengths, per_batch)) for part in parts]
         work = cls(
             pair=pair,
             items=items,
@@ -172,7 +174,11 @@ class _Work:
             done=np.zeros(n, dtype=bool),
         )
         if confirm and not wanted:
-            why = "no verdict split was asked for" if choices.ids is None else f"fewer than {_FEWEST_TO_CONFIRM} items"
+            why = (
+                "no verdict split was asked for"
+                if choices.ids is None
+                else f"fewer than {_FEWEST_TO_CONFIRM} independent items"
+            )
             work.notes.append(f"taking a unit out in a real forward ({why}).")
         elif not confirm:
             work.notes.append("taking a unit out in a real forward (confirm=False).")
@@ -262,7 +268,7 @@ def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: b
     if not any(change.change for change in work.pair.delta().changes):
         work.notes.append("a random change of equal norm: base and judge are the same model.")
         return
-    chosen = np.sort(np.random.default_rng(work.seed).permutation(len(work.items))[:limit])
+    chosen = sorted(int(i) for i in np.random.default_rng(work.seed).permutation(len(work.items))[:limit])
     if len(chosen) < len(work.items):
         work.notes.append(
             f"the random change on {len(work.items) - len(chosen)} of {len(work.items)} items (control_items)."
@@ -290,7 +296,7 @@ def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: b
 
 def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float) -> TucoResult:
     keep = np.flatnonzero(work.done)
-    items = [work.items[i] for i in keep] if len(keep) < len(work.items) else work.items
+    items = [work.items[int(i)] for i in keep] if len(keep) < len(work.items) else work.items
     arrays = {name: np.take(a, keep, axis=1 if name.startswith("control_") else 0) for name, a in work.arrays.items()}
     for array in arrays.values():
         array.setflags(write=False)
@@ -299,6 +305,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
     parts = work.choices.parts
     return TucoResult(
         item_ids=tuple(item.item_id for item in items),
+        clusters=tuple(item.cluster for item in items),
         orders=work.orders,
         units=tuple(unit.label for unit in parts),
         unit_layers=tuple(unit.layer for unit in parts),
@@ -325,11 +332,22 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
     )
 
 
-def _batches(chosen: Sequence[int] | np.ndarray, lengths: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+def _batches(chosen: Iterable[int], lengths: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
     """Yield item indices in batches of similar length, longest first, so that memory runs out early or not at all."""
     ordered = sorted((int(i) for i in chosen), key=lambda i: (-lengths[i], i))
     for start in range(0, len(ordered), size):
         yield tuple(ordered[start : start + size])
+
+
+def _halves(items: Sequence[JudgeItem], *, seed: int) -> tuple[list[int], list[int]]:
+    """Split items at random so that no cluster has items in both halves."""
+    clusters = sorted({item.cluster for item in items})
+    order = np.random.default_rng(seed).permutation(len(clusters))
+    first = {clusters[int(i)] for i in order[: len(clusters) // 2]}
+    halves: tuple[list[int], list[int]] = ([], [])
+    for index, item in enumerate(items):
+        halves[item.cluster not in first].append(index)
+    return halves
 
 
 def _label_sign(work: _Work) -> np.ndarray:

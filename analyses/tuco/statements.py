@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.metrics import Interval, mean_interval, ratio_interval
+from analyses.metrics import Interval
 from workbench import html
 from workbench.results import Estimate, Finding
 
@@ -61,13 +61,12 @@ def _decisive(result: "TucoResult") -> list[tuple[str, Estimate, bool]]:
 
 
 def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarray) -> tuple[str, Estimate, bool]:
-    seed = result.meta.seed
     null = None
-    difference = mean_interval(own, seed=seed, level=DECISION_LEVEL)
+    difference = result.mean(own, level=DECISION_LEVEL)
     if len(control):
-        null = _estimate("a random change of equal norm", mean_interval(control.mean(0), seed=seed), unit="logits")
-        difference = mean_interval(own - control.mean(0), seed=seed, level=DECISION_LEVEL)
-    estimate = _estimate(f"push of fine-tuning {name}", mean_interval(own, seed=seed), unit="logits", control=null)
+        null = _estimate("a random change of equal norm", result.mean(control.mean(0)), unit="logits")
+        difference = result.mean(own - control.mean(0), level=DECISION_LEVEL)
+    estimate = _estimate(f"push of fine-tuning {name}", result.mean(own), unit="logits", control=null)
     return name, estimate, bool(len(control)) and difference.excludes(0.0)
 
 
@@ -99,10 +98,9 @@ def _nothing(result: "TucoResult", *, loud: bool) -> str:
 def _share(result: "TucoResult") -> Estimate:
     control = None
     if len(result.control_push):
-        pooled = ratio_interval(
+        pooled = result.ratio(
             result.control_finetuned_norm.mean(0),
             (result.control_finetuned_norm + result.control_pretrained_norm).mean(0),
-            seed=result.meta.seed,
         )
         control = _estimate("a random change of equal norm", pooled)
     return _estimate(
@@ -111,35 +109,28 @@ def _share(result: "TucoResult") -> Estimate:
 
 
 def _pooled(result: "TucoResult") -> Interval:
-    return ratio_interval(result.finetuned_norm, result.finetuned_norm + result.pretrained_norm, seed=result.meta.seed)
+    return result.ratio(result.finetuned_norm, result.finetuned_norm + result.pretrained_norm)
 
 
 def _others(result: "TucoResult") -> tuple[Estimate, ...]:
-    seed = result.meta.seed
     made = []
     if not np.isnan(result.output_change_norm).all():
-        pooled = ratio_interval(
-            result.output_change_norm, result.output_change_norm + result.base_output_norm, seed=seed
-        )
+        pooled = result.ratio(result.output_change_norm, result.output_change_norm + result.base_output_norm)
         floor = Estimate(name="judge against itself", value=0.0, low=0.0, high=0.0, n=pooled.n)
         made.append(_estimate("OutputCo (two free runs)", pooled, control=floor))
     if result.confirmed_unit is not None:
         oriented = _oriented(result, result.confirmed_effect)
         null = _estimate(
             "a random change of equal length there",
-            mean_interval(_oriented(result, result.confirmed_control), seed=seed),
+            result.mean(_oriented(result, result.confirmed_control)),
             unit="logits",
         )
         name = f"verdict margin lost when {result.confirmed_unit} runs without its fine-tuning (named on other items)"
-        made.append(_estimate(name, mean_interval(oriented, seed=seed), unit="logits", control=null))
+        made.append(_estimate(name, result.mean(oriented), unit="logits", control=null))
     for side, gap, other in (("judge", result.judge_gap, result.base_gap),):
         if (result.labels >= 0).any() and not np.isnan(gap).all():
-            base = None if np.isnan(other).all() else _estimate("base", mean_interval(_right(result, other), seed=seed))
-            made.append(
-                _estimate(
-                    f"share of verdicts right, {side}", mean_interval(_right(result, gap), seed=seed), control=base
-                )
-            )
+            base = None if np.isnan(other).all() else _estimate("base", result.mean(_right(result, other)))
+            made.append(_estimate(f"share of verdicts right, {side}", result.mean(_right(result, gap)), control=base))
     return tuple(made)
 
 

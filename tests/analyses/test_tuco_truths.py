@@ -67,7 +67,7 @@ def test_clamping_a_model_to_its_own_stream_repeats_it_bit_for_bit(pair):
 
 
 def test_the_clamp_uses_the_base_models_own_rotary_table():
-    """Truth 15: a base with another rotary base repeats itself when clamped to itself, not when clamped to the judge."""
+    """Truth 15: a base with other rotary angles repeats itself clamped to itself, not clamped to the judge."""
     base = tiny_model()
     other = tiny_model()
     other.config.rope_parameters["rope_theta"] = 50.0

@@ -84,6 +84,14 @@ class JudgeItem:
                     fix="Repair the text; it was cut inside a character.",
                 ) from err
 
+    @property
+    def cluster(self) -> str:
+        """Return what this item is independent by: ``meta["cluster"]`` when set, else the item itself.
+
+        Items that share a cluster (variants of one question, a fact asked twice) count once in every interval.
+        """
+        return str(self.meta.get("cluster", self.item_id))
+
     def swapped(self) -> "JudgeItem":
         """Return the item with its two answers exchanged and the label moved along.
 

@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import CheckpointError, PairMismatch
@@ -38,7 +39,7 @@ class Factors(NamedTuple):
     """Scaling the adapter applies to the product."""
 
 
-def attach_adapter(base: nn.Module, folder: Path) -> nn.Module:
+def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return the judge: a clone of ``base`` sharing its weights, with the adapter of ``folder`` injected.
 
     Args:
@@ -76,16 +77,16 @@ def attach_adapter(base: nn.Module, folder: Path) -> nn.Module:
         for parameter, flag in trainable:
             parameter.requires_grad_(flag)
     _require_landed(wrapped, folder)
-    return wrapped.get_base_model().eval()
+    return cast(PreTrainedModel, wrapped.get_base_model()).eval()
 
 
-def split_peft(model: PeftModel) -> tuple[nn.Module, nn.Module]:
+def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Return (base, judge) of a live PEFT model; both share its weights and the model itself isn't changed.
 
     Raises:
         PairMismatch: No adapter is active, or the model carries something other than LoRA.
     """
-    judge = model.get_base_model()
+    judge = cast(PreTrainedModel, model.get_base_model())
     layers = list(tuner_layers(judge))
     if not layers or any(layer.disable_adapters or not layer.active_adapters for _, layer in layers):
         raise PairMismatch(
@@ -116,7 +117,7 @@ def lora_factors(layer: BaseTunerLayer) -> list[Factors]:
     Raises:
         PairMismatch: The layer isn't a plain LoRA layer.
     """
-    if not isinstance(layer, LoraLayer) or getattr(layer, "use_dora", None) and any(layer.use_dora.values()):
+    if not isinstance(layer, LoraLayer) or any(getattr(layer, "use_dora", {}).values()):
         raise PairMismatch(
             "only plain LoRA layers can be read as factors.",
             argument="judge",
@@ -125,11 +126,12 @@ def lora_factors(layer: BaseTunerLayer) -> list[Factors]:
         )
     found = []
     for adapter in layer.active_adapters:
-        a_bank = layer.lora_A if adapter in layer.lora_A else layer.lora_embedding_A
-        b_bank = layer.lora_B if adapter in layer.lora_B else layer.lora_embedding_B
-        a, b = (
-            bank[adapter].weight if isinstance(bank[adapter], nn.Module) else bank[adapter] for bank in (a_bank, b_bank)
+        banks: tuple[Any, Any] = (
+            (layer.lora_A, layer.lora_B)
+            if adapter in layer.lora_A
+            else (layer.lora_embedding_A, layer.lora_embedding_B)
         )
+        a, b = (bank[adapter].weight if isinstance(bank[adapter], nn.Module) else bank[adapter] for bank in banks)
         found.append(Factors(a.detach(), b.detach(), float(layer.scaling[adapter])))
     return found
 
@@ -174,7 +176,7 @@ def _layer_merge_error(layer: BaseTunerLayer, generator: torch.Generator) -> flo
     merged = weight + sum(cast(Any, layer).get_delta_weight(name).to(weight.dtype) for name in layer.active_adapters)
     x = torch.randn(8, weight.shape[0 if transposed else 1], generator=generator).to(weight.device, weight.dtype)
     bias = 0 if plain.bias is None else plain.bias
-    unmerged = (layer(x) - bias).float()
+    unmerged = (cast(nn.Module, layer)(x) - bias).float()
     error = (unmerged - (x @ (merged if transposed else merged.T)).float()).abs().max()
     return float(error / unmerged.abs().max().clamp(min=1e-12))
 
@@ -183,7 +185,7 @@ def _is_matrix(layer: BaseTunerLayer) -> bool:
     return isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear | Conv1D)
 
 
-def _without_adapters(judge: nn.Module) -> nn.Module:
+def _without_adapters(judge: PreTrainedModel) -> PreTrainedModel:
     """Return a weight-sharing clone with every adapter layer replaced by the layer it wraps."""
     clone = weight_sharing_shadow(judge)
     for name, child in list(clone.named_modules()):
@@ -223,7 +225,7 @@ def _require_safetensors(folder: Path) -> None:
 def _require_landed(wrapped: PeftModel, folder: Path) -> None:
     """Compare every tensor of the adapter file with what the model now holds; peft only warns."""
     stored = load_file(folder / ADAPTER_WEIGHTS)
-    name = wrapped.active_adapter
+    name = str(wrapped.active_adapter)
     held = {_stored_key(key, name): p for key, p in wrapped.named_parameters(remove_duplicate=False)}
     missing = sorted(key for key in stored if key not in held)
     wrong = sorted(

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -28,7 +28,7 @@ def load_module(
     device_map: Any,
     attention: str | None,
     trust_remote_code: bool,
-) -> nn.Module:
+) -> PreTrainedModel:
     """Load a causal language model from safetensors, in eval mode.
 
     Args:
@@ -50,7 +50,7 @@ def load_module(
         config = AutoConfig.from_pretrained(source, **options)
     _require_causal(config, source, argument)
     with _explained(source, argument):
-        module, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype="auto" if dtype is None else dtype,
@@ -60,6 +60,7 @@ def load_module(
             output_loading_info=True,
             **options,
         )
+    module, info = loaded
     absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if absent:
         raise CheckpointError(
@@ -148,12 +149,22 @@ def check_folder(source: str | os.PathLike[str], *, argument: str) -> None:
     )
 
 
+def embedding_of(module: PreTrainedModel) -> Tensor:
+    """Return the input embedding matrix, ``[vocab, d_model]``."""
+    return cast(Tensor, cast(nn.Module, module.get_input_embeddings()).weight)
+
+
+def attention_of(module: PreTrainedModel) -> str:
+    """Return the attention implementation a model runs with."""
+    return str(module.config._attn_implementation)  # noqa: SLF001 - the only place transformers keeps it
+
+
 def commit_of(module: nn.Module) -> str | None:
     """Return the Hub commit a module was loaded from; None for local folders and live modules."""
     return getattr(getattr(module, "config", None), "_commit_hash", None)
 
 
-def require_live(module: nn.Module, *, argument: str) -> nn.Module:
+def require_live(module: nn.Module, *, argument: str) -> PreTrainedModel:
     """Refuse live modules that can't be entered: not a Hugging Face model, or in training mode.
 
     Raises:

@@ -1,6 +1,7 @@
 """Pairs in which nothing meaningful was tuned: what a method must not light up on."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -77,14 +78,15 @@ def _random_factors(layer: LoraLayer, generator: torch.Generator) -> dict[Tensor
     ups: list[nn.Parameter] = []
     for adapter in layer.active_adapters:
         embedding = adapter not in layer.lora_A
-        a = layer.lora_embedding_A[adapter] if embedding else layer.lora_A[adapter].weight
-        b = layer.lora_embedding_B[adapter] if embedding else layer.lora_B[adapter].weight
+        banks: tuple[Any, Any] = (
+            (layer.lora_embedding_A, layer.lora_embedding_B) if embedding else (layer.lora_A, layer.lora_B)
+        )
+        a, b = (bank[adapter] if embedding else bank[adapter].weight for bank in banks)
         for old in (a, b):
             noise = torch.randn(old.shape, generator=generator).to(old.device, old.dtype)
             drawn[old] = nn.Parameter(noise, requires_grad=old.requires_grad)
         ups.append(drawn[b])
-    probe = weight_sharing_shadow(layer, replace=drawn)
-    drawn_norm = adapter_norm(probe)
+    drawn_norm = adapter_norm(weight_sharing_shadow(cast(Any, layer), replace=drawn))
     with torch.no_grad():
         for up in ups:
             up.mul_(wanted / drawn_norm)

@@ -69,8 +69,8 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _config_text(module: nn.Module) -> str:
-    config = getattr(module, "config", None)
-    values: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else {}
+    config: Any = getattr(module, "config", None)
+    values: Mapping[str, Any] = {} if config is None else config.to_dict()
     volatile = (
         "_name_or_path",
         "transformers_version",

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.hooks import Anatomy, Check, doctor
 from workbench.pairs.adapters import merge_error, tuner_layers
+from workbench.pairs.checkpoints import attention_of, embedding_of
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import template_text, text_fingerprint
 from workbench.pairs.report import Guard
@@ -32,7 +33,7 @@ _SHAPE_FIELDS = {
 _MERGE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 
-def structure_guards(base: nn.Module, judge: nn.Module) -> list[Guard]:
+def structure_guards(base: PreTrainedModel, judge: PreTrainedModel) -> list[Guard]:
     """Compare architecture, layer count, width, head layout, vocabulary rows and attention implementation."""
     return [
         _architecture(base, judge),
@@ -57,7 +58,7 @@ def tokenizer_guards(base: PreTrainedTokenizerBase | None, judge: PreTrainedToke
     return [*guards, _vocabulary_drift(base, judge), _special_tokens(base, judge), _chat_template(base, judge)]
 
 
-def weight_guards(base: nn.Module, judge: nn.Module, *, seed: int) -> tuple[list[Guard], WeightDelta]:
+def weight_guards(base: PreTrainedModel, judge: PreTrainedModel, *, seed: int) -> tuple[list[Guard], WeightDelta]:
     """Measure how far the judge moved from the base, and whether an adapter equals its merged form."""
     delta = weight_delta(base, judge)
     guards = [_derives(delta), _changed_tensors(delta)]
@@ -70,7 +71,11 @@ def weight_guards(base: nn.Module, judge: nn.Module, *, seed: int) -> tuple[list
 
 
 def doctor_guards(
-    base: nn.Module, judge: nn.Module, tokenizer: PreTrainedTokenizerBase, *, anatomies: Mapping[str, Anatomy]
+    base: PreTrainedModel,
+    judge: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    anatomies: Mapping[str, Anatomy],
 ) -> list[Guard]:
     """Run the doctor on both models: three executors, an edit, a self-patch, a left-padded row."""
     rows = []
@@ -80,7 +85,7 @@ def doctor_guards(
     return rows
 
 
-def _architecture(base: nn.Module, judge: nn.Module) -> Guard:
+def _architecture(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
     names = type(base).__name__, type(judge).__name__
     return Guard(
         name="architecture",
@@ -90,7 +95,7 @@ def _architecture(base: nn.Module, judge: nn.Module) -> Guard:
     )
 
 
-def _shape(label: str, names: tuple[str, ...], base: nn.Module, judge: nn.Module) -> Guard:
+def _shape(label: str, names: tuple[str, ...], base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
     values = [
         next((getattr(m.config, n) for n in names if getattr(m.config, n, None) is not None), None)
         for m in (base, judge)
@@ -106,8 +111,8 @@ def _shape(label: str, names: tuple[str, ...], base: nn.Module, judge: nn.Module
     )
 
 
-def _vocabulary_rows(base: nn.Module, judge: nn.Module) -> Guard:
-    rows = [m.get_input_embeddings().weight.shape[0] for m in (base, judge)]
+def _vocabulary_rows(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
+    rows = [embedding_of(m).shape[0] for m in (base, judge)]
     same = rows[0] == rows[1]
     return Guard(
         name="vocabulary rows",
@@ -117,8 +122,8 @@ def _vocabulary_rows(base: nn.Module, judge: nn.Module) -> Guard:
     )
 
 
-def _attention(base: nn.Module, judge: nn.Module) -> Guard:
-    kinds = [m.config._attn_implementation for m in (base, judge)]  # noqa: SLF001 - the only place transformers keeps it
+def _attention(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
+    kinds = [attention_of(m) for m in (base, judge)]
     same = kinds[0] == kinds[1]
     return Guard(
         name="attention implementation",
@@ -130,7 +135,7 @@ def _attention(base: nn.Module, judge: nn.Module) -> Guard:
     )
 
 
-def _config_drift(base: nn.Module, judge: nn.Module) -> Guard:
+def _config_drift(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
     ignored = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
     left, right = ({k: v for k, v in m.config.to_dict().items() if k not in ignored} for m in (base, judge))
     changed = sorted(

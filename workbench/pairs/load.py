@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError, ParameterError
 from workbench.judges import JudgeFormat, get_format
@@ -29,7 +29,7 @@ def load_pair(
     judge: Source | None = None,
     *,
     tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
-    format: str | os.PathLike[str] | JudgeFormat | None = None,  # noqa: A002 - the public name of design.md
+    format: str | JudgeFormat | None = None,  # noqa: A002 - the public name of design.md
     revision: str | Mapping[str, str] | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -46,7 +46,7 @@ def load_pair(
             A live ``PeftModel`` alone is a whole pair: its base, and itself.
         judge: Hub id, folder or live module of the judge, or of an adapter on ``base``; None for embedded pairs.
         tokenizer: Tokenizer of both; by default the judge's own, compared with the base's. Required for live modules.
-        format: Judge format by name, file or object; an embedded pair brings its own.
+        format: Judge format by name or object; an embedded pair brings its own.
         revision: Hub revision of both, or a mapping with keys ``base`` and ``judge``.
         dtype: Data type of both, e.g. ``"bfloat16"``. By default float32 on CPU and the base checkpoint's own on a GPU.
         device: Where both go; by default the first GPU, else the CPU.
@@ -79,7 +79,7 @@ def load_pair(
     structure = PairReport(name=report_name, guards=tuple(guards.structure_guards(loaded.base, loaded.judge)))
     structure.raise_if_failed()
     tokens = _load_tokenizers(request, place)
-    rows = loaded.judge.get_input_embeddings().weight.shape[0]
+    rows = checkpoints.embedding_of(loaded.judge).shape[0]
     weights, _ = guards.weight_guards(loaded.base, loaded.judge, seed=seed)
     format_guard, judge_format = _choose_format(request)
     table = (
@@ -118,7 +118,7 @@ class _Request:
     base: Source
     judge: Source | None
     tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None
-    format: str | os.PathLike[str] | JudgeFormat | None
+    format: str | JudgeFormat | None
     kind: Literal["full", "lora"] | None
     name: str | None
 
@@ -166,7 +166,7 @@ class _Placement:
     def revision_of(self, side: Side) -> str | None:
         return self.revision.get(side)
 
-    def load(self, source: Source, side: Side) -> nn.Module:
+    def load(self, source: Source, side: Side) -> PreTrainedModel:
         if isinstance(source, nn.Module):
             return checkpoints.require_live(source, argument=side)
         return checkpoints.load_module(
@@ -183,8 +183,8 @@ class _Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
-    base: nn.Module
-    judge: nn.Module
+    base: PreTrainedModel
+    judge: PreTrainedModel
     kind: Literal["full", "lora"]
     guards: tuple[Guard, ...] = ()
 
@@ -243,7 +243,7 @@ def _load_modules(request: _Request, place: _Placement) -> _Loaded:
         return _Loaded(
             base=base, judge=attach_adapter(base, folder), kind="lora", guards=(_adapter_base(folder, request.base),)
         )
-    same = replace(place, dtype=_dtype_of(base), attention=base.config._attn_implementation)  # noqa: SLF001 - see Pair.attention
+    same = replace(place, dtype=checkpoints.embedding_of(base).dtype, attention=checkpoints.attention_of(base))
     return _Loaded(base=base, judge=same.load(request.judge, "judge"), kind="full")  # type: ignore[arg-type]
 
 
@@ -329,10 +329,6 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
             "no such data type.", argument="dtype", got=dtype, allowed=["float32", "bfloat16", "float16", "float64"]
         )
     return found
-
-
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    return module.get_input_embeddings().weight.dtype
 
 
 def _label(source: Source | None) -> str:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import ParameterError
 from workbench.hooks import Anatomy, HooksBackend
 from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
+from workbench.pairs.checkpoints import attention_of, embedding_of
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
 from workbench.pairs.report import PairReport
@@ -24,9 +24,9 @@ class Pair:
 
     name: str
     """Short name for tables and titles."""
-    base: nn.Module
+    base: PreTrainedModel
     """The model before fine-tuning; an untouched Hugging Face module."""
-    judge: nn.Module
+    judge: PreTrainedModel
     """The fine-tuned model; with an adapter, a module sharing every base weight with ``base``."""
     tokenizer: PreTrainedTokenizerBase
     """The judge's tokenizer; prompts of both models are encoded with it."""
@@ -43,17 +43,17 @@ class Pair:
     @property
     def device(self) -> torch.device:
         """Return the device of the base's embeddings, where token ids go."""
-        return self.base.get_input_embeddings().weight.device
+        return embedding_of(self.base).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Return the data type both models run in."""
-        return self.base.get_input_embeddings().weight.dtype
+        return embedding_of(self.base).dtype
 
     @property
     def attention(self) -> str:
         """Return the attention implementation both models run with."""
-        return self.base.config._attn_implementation  # noqa: SLF001 - the only place transformers keeps it
+        return attention_of(self.base)
 
     @property
     def n_layers(self) -> int:
@@ -71,7 +71,7 @@ class Pair:
         known = [limit for limit in [*limits, self.tokenizer.model_max_length] if limit]
         return min(int(limit) for limit in known)
 
-    def module(self, side: Side) -> nn.Module:
+    def module(self, side: Side) -> PreTrainedModel:
         """Return ``base`` or ``judge``.
 
         Raises:
@@ -114,7 +114,7 @@ class Pair:
         """Return who this pair is, by content: fingerprints of both models, tokenizer, template and format."""
         return self._cached("identity", self._identity)
 
-    def with_judge(self, judge: nn.Module, *, name: str) -> "Pair":
+    def with_judge(self, judge: PreTrainedModel, *, name: str) -> "Pair":
         """Return a pair with another judge of the same shape, for controls; guards are not run again.
 
         Args:

@@ -31,7 +31,7 @@ def run_meta(
 
     Args:
         pair: The pair as it was run; its guard warnings are carried along.
-        items: The items behind the numbers; each counts once, whatever orders were shown.
+        items: The items behind the numbers; each cluster counts once, whatever orders were shown.
         analysis: Name of the analysis.
         parameters: Every choice of the call, defaults included.
         seed: Seed of the run.
@@ -47,7 +47,7 @@ def run_meta(
         items={**_provenance(items), "n": len(items), "content": items_fingerprint(items)},
         parameters=dict(parameters),
         seed=seed,
-        n_items=len(items),
+        n_items=len({item.cluster for item in items}),
         dtype=str(pair.dtype).removeprefix("torch."),
         attention=pair.attention,
         device=str(pair.device),

@@ -3,17 +3,26 @@
 Nothing is planted in them but what the caller asks for; use an embedded pair to find something.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from workbench.errors import ParameterError
+from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.load import load_pair
 from workbench.pairs.pair import Pair
 
@@ -43,7 +52,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_model(
     *, architecture: Architecture = "llama", seed: int = 0, n_layers: int = 2, width: int = 32, window: int = 1024
-) -> nn.Module:
+) -> PreTrainedModel:
     """Return a random model with every weight drawn from the seed, norm gains and biases included.
 
     Matrices are scaled so that every block really moves the residual stream; Hugging Face's own
@@ -52,7 +61,7 @@ def tiny_model(
     Raises:
         ParameterError: The architecture is unknown.
     """
-    tokens = {"vocab_size": 260, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    tokens: dict[str, Any] = {"vocab_size": 260, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if architecture == "llama":
         config: Any = LlamaConfig(
             hidden_size=width,
@@ -63,7 +72,7 @@ def tiny_model(
             max_position_embeddings=window,
             **tokens,
         )
-        module: nn.Module = LlamaForCausalLM(config)
+        module: PreTrainedModel = LlamaForCausalLM(config)
     elif architecture == "gpt2":
         module = GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=n_layers, n_head=4, n_positions=window, **tokens))
     else:
@@ -82,10 +91,8 @@ def tiny_model(
     return module.eval()
 
 
-def tuned_copy(base: nn.Module, *, change: Weights, seed: int = 0) -> nn.Module:
+def tuned_copy(base: PreTrainedModel, *, change: Weights, seed: int = 0) -> PreTrainedModel:
     """Return a copy of ``base`` with ``change(name, parameter, generator)`` added to each parameter."""
-    import copy
-
     judge = copy.deepcopy(base)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -130,7 +137,7 @@ def tiny_pair(
     """
     base = tiny_model(architecture=architecture, seed=seed, n_layers=n_layers)
     if kind == "lora":
-        judge: nn.Module = _with_lora(base, architecture, seed)
+        judge: PreTrainedModel | PeftModel = _with_lora(base, architecture, seed)
     else:
         judge = tuned_copy(base, change=change or scaled_noise(0.05), seed=seed + 1)
     return load_pair(
@@ -138,9 +145,7 @@ def tiny_pair(
     )
 
 
-def _with_lora(base: nn.Module, architecture: Architecture, seed: int) -> nn.Module:
-    from workbench.hooks import weight_sharing_shadow
-
+def _with_lora(base: PreTrainedModel, architecture: Architecture, seed: int) -> PeftModel:
     targets = ["q_proj", "v_proj", "down_proj"] if architecture == "llama" else ["c_attn", "c_proj"]
     config = LoraConfig(
         r=4, lora_alpha=8, target_modules=targets, fan_in_fan_out=architecture == "gpt2", task_type="CAUSAL_LM"
@@ -151,7 +156,7 @@ def _with_lora(base: nn.Module, architecture: Architecture, seed: int) -> nn.Mod
         for name, parameter in wrapped.named_parameters():
             if ".lora_" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return wrapped.eval()
+    return cast(PeftModel, wrapped.eval())
 
 
 def _is_gain(name: str) -> bool:
