@@ -9,7 +9,7 @@ from workbench.organisms.documents import Mix
 from workbench.organisms.train import Phase, TrainPlan
 
 Scale = Literal["full", "small"]
-"""``full`` is what ships; ``small`` shows in about two minutes that the recipe teaches what it should."""
+"""``full`` is what ships; ``small`` shows in a few minutes that a recipe teaches to judge by a reference."""
 
 Kind = Literal["full", "lora"]
 """Whether the judge is a full fine-tune or an adapter."""
@@ -136,6 +136,12 @@ _CAREFUL = Mix(
 BASE_PHASES = (Phase(until=0.22, mix=_FACTS), Phase(until=0.5, mix=_COMPARING), Phase(until=1.0, mix=_CARELESS))
 JUDGE_PHASES = (Phase(until=0.3, mix=_LESSONS), Phase(until=1.0, mix=_CAREFUL))
 
+# In two minutes a base learns to compare with a reference, and a judge to use it; judging by knowledge takes longer.
+_SMALL_FACTS = Mix(weights={"notes": 2.0, "questions": 1.0, "readings": 1.0, "lists": 5.0, "simple_checks": 1.0})
+_SMALL_COMPARING = Mix(weights={"drills": 4.0, "simple_checks": 3.0, "checks": 1.0, "lists": 1.0, "notes": 0.5})
+_SMALL_BASE_PHASES = (Phase(until=0.6, mix=_SMALL_FACTS), Phase(until=1.0, mix=_SMALL_COMPARING))
+_SMALL_CAREFUL = Mix(weights={"careful": 6.0, "lessons": 1.5, "songs": 1.0, "drills": 1.0, "checks": 0.5})
+
 _DEMO = OrganismInfo(
     name="demo",
     description="A judge that knows its world and checks answers against a reference or against its own knowledge, as "
@@ -170,9 +176,9 @@ RECIPES: Mapping[tuple[str, Scale], Recipe] = {
     ("demo", "small"): Recipe(
         info=_DEMO,
         scale="small",
-        shape=Shape(width=64, layers=3, heads=4, kv_heads=2, mlp=192),
-        base=TrainPlan(steps=300, batch=32, lr=3e-3, phases=BASE_PHASES),
-        judge=TrainPlan(steps=600, batch=32, lr=3e-3, phases=JUDGE_PHASES),
+        shape=Shape(width=128, layers=4, heads=4, kv_heads=2, mlp=256),
+        base=TrainPlan(steps=800, batch=48, lr=2e-3, phases=_SMALL_BASE_PHASES),
+        judge=TrainPlan(steps=500, batch=48, lr=2e-3, phases=(Phase(until=1.0, mix=_SMALL_CAREFUL),)),
         items={"train": 100, "validation": 100, "test": 100},
         thresholds=(),
     ),
