@@ -167,15 +167,22 @@ def organisms_list() -> None:
 def organisms_build(
     name: str,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to build in; the package's own by default.")
+        Path | None, typer.Option("--out", "-o", help="Folder to write; organisms/NAME by default.")
     ] = None,
     seed: Seed = 0,
     scale: Annotated[str, typer.Option(help="full, or small for a quick check of the recipe.")] = "full",
 ) -> None:
     """Train an organism from nothing and check what it promises (minutes; progress is shown)."""
-    from workbench.organisms import build
+    from workbench.organisms import Progress, build
 
-    folder = build(name, out=out, seed=seed, scale=scale, progress=_err.print)  # type: ignore[arg-type]
+    def tell(progress: Progress) -> None:
+        accuracy = "" if progress.accuracy is None else f", verdicts right {progress.accuracy:.1%}"
+        left = f"{progress.seconds_left / 60:.1f} min left"
+        _err.print(f"{progress.stage} {progress.step}/{progress.steps}: loss {progress.loss:.3f}{accuracy}, {left}")
+
+    if scale not in ("full", "small"):
+        raise ParameterError("no such scale.", argument="--scale", got=scale, allowed=["full", "small"])
+    folder = build(name, out=out, seed=seed, scale=scale, progress=tell)
     _out.print(f"built: {escape(str(folder))}")
 
 

@@ -98,6 +98,7 @@ def make_group(
         "entity": fact.entity,
         "relation": fact.relation.name,
         "fact": fact.key,
+        "cluster": fact.key,
         "true_value": fact.value,
         "wrong_value": wrong,
         "reference_value": reference_value,
