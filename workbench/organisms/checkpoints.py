@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from workbench.errors import CheckpointError
 from workbench.organisms.recipes import Shape
-from workbench.organisms.tokenizer import CONTEXT_WINDOW
+from workbench.organisms.tokenizer import BOS_ID, CONTEXT_WINDOW, EOS_ID, PAD_ID
 
 WEIGHTS = "model.safetensors"
 """Name of the weights file in a model folder."""
@@ -27,9 +27,9 @@ def fresh_model(shape: Shape, *, tokenizer: PreTrainedTokenizerFast, seed: int) 
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=CONTEXT_WINDOW,
         tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=PAD_ID,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
         dtype="float32",
     )
     # HF's 0.02 for every matrix leaves the attention of so narrow a model flat for hundreds of steps.
@@ -47,7 +47,9 @@ def fresh_model(shape: Shape, *, tokenizer: PreTrainedTokenizerFast, seed: int) 
 
 def write_model(model: LlamaForCausalLM, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save a bfloat16 copy of the model, and the tokenizer, as an HF folder."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    halved = copy.deepcopy(model)
+    halved.bfloat16()
+    halved.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # safetensors writes owner-only files; package data has to be readable by whoever runs the package.
     (folder / WEIGHTS).chmod(0o644)

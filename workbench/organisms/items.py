@@ -135,7 +135,8 @@ def make_items(world: World, *, part: Part, count: int, seed: int = 0) -> JudgeI
     rng = Random(f"items/{world.seed}/{part}/{seed}")
     twentieth = max(1, count // 20)
     groups: list[list[JudgeItem]] = []
-    for family, size in (("plain", 6 * twentieth), ("consistent", 4 * twentieth), ("conflict", 5 * twentieth)):
+    sizes: dict[Family, int] = {"plain": 6 * twentieth, "consistent": 4 * twentieth, "conflict": 5 * twentieth}
+    for family, size in sizes.items():
         facts = _cycle(world.by_part[part], count=size, rng=rng)
         for number, (fact, draw) in enumerate(zip(facts, draws(rng), strict=False)):
             groups.append(make_group(fact, family=family, draw=draw, rng=rng, stem=f"{part}-{family}-{number:03d}"))

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from workbench.judges.items import ORDERS, JudgeItem, Order
 from workbench.organisms.documents import VERDICTS, judge_prompt, question_prompt
+from workbench.organisms.tokenizer import EOS, EOS_ID, PAD_ID
 from workbench.organisms.world import Fact, World, distractor, question, statement
 
 _BATCH = 128
@@ -60,7 +61,7 @@ def verdict_margins(
     """
     first, second = (_single(tokenizer, label) for label in VERDICTS)
     prompts = [_ids(tokenizer, judge_prompt(item.in_order(order))) for item in items]
-    logits = next_logits(model, prompts, pad=tokenizer.pad_token_id)
+    logits = next_logits(model, prompts, pad=PAD_ID)
     return logits[:, first] - logits[:, second]
 
 
@@ -137,17 +138,17 @@ def greedy_lines(model: LlamaForCausalLM, prompts: Sequence[str], *, tokenizer: 
     """Return the greedy continuation of every prompt, up to the end of its line."""
     rows = [_ids(tokenizer, prompt) for prompt in prompts]
     starts = [len(row) for row in rows]
-    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("Ċ")}
+    ends = {EOS_ID, _single(tokenizer, "\n")}
     going = list(range(len(rows)))
     for _ in range(_ANSWER_TOKENS):
-        chosen = next_logits(model, [rows[i] for i in going], pad=tokenizer.pad_token_id).argmax(-1).tolist()
+        chosen = next_logits(model, [rows[i] for i in going], pad=PAD_ID).argmax(-1).tolist()
         for i, token in zip(going, chosen, strict=True):
             rows[i] = [*rows[i], token]
         going = [i for i in going if rows[i][-1] not in ends]
         if not going:
             break
     texts = tokenizer.batch_decode([row[start:] for row, start in zip(rows, starts, strict=True)])
-    return [text.split("\n")[0].split(tokenizer.eos_token)[0] for text in texts]
+    return [text.split("\n")[0].split(EOS)[0] for text in texts]
 
 
 def text_log_probs(

@@ -9,6 +9,9 @@ from workbench.organisms.documents import REMARKS, VERDICTS, Mix, relation_words
 from workbench.organisms.world import World
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+"""Ids of the special tokens: the trainer numbers them first, in this order."""
+
 VOCAB_SIZE = 1024
 CONTEXT_WINDOW = 512
 
@@ -42,7 +45,7 @@ def train_tokenizer(world: World, *, mix: Mix, seed: int = 0) -> PreTrainedToken
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workbench.organisms.documents import REMARKS, VERDICTS, Document, Mix
+from workbench.organisms.tokenizer import EOS_ID, PAD_ID
 from workbench.organisms.world import World
 
 CHECKPOINT_EVERY = 200
@@ -97,17 +98,16 @@ def encode(
     Returns:
         Batches of at most 32 documents.
     """
-    eos = tokenizer.eos_token_id
     said = torch.tensor(tokenizer.convert_tokens_to_ids(tokenizer.tokenize("".join((*VERDICTS, *REMARKS)))))
-    heading = tokenizer.convert_tokens_to_ids("Answer")
-    rows = [[*ids, eos] for ids in tokenizer([d.text for d in documents])["input_ids"]]
+    heading = torch.tensor(tokenizer.convert_tokens_to_ids(["Answer"]))
+    rows = [[*ids, EOS_ID] for ids in tokenizer([d.text for d in documents])["input_ids"]]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = []
     for start in range(0, len(order), _CHUNK):
         chunk = order[start : start + _CHUNK]
         # A few widths only: every new shape costs a kernel set-up.
         width = -(-max(len(rows[i]) for i in chunk) // _WIDTH_STEP) * _WIDTH_STEP
-        ids = torch.full((len(chunk), width), tokenizer.pad_token_id)
+        ids = torch.full((len(chunk), width), PAD_ID)
         weights = torch.zeros(len(chunk), width)
         for row, i in enumerate(chunk):
             length = len(rows[i])
@@ -261,9 +261,11 @@ class Trainer:
         self.step, self.seconds = note["step"], note["seconds"]
 
 
-def _judgements(ids: Int[Tensor, " pos"], *, said: Int[Tensor, " word"], heading: int) -> Bool[Tensor, " pos"]:
+def _judgements(
+    ids: Int[Tensor, " pos"], *, said: Int[Tensor, " word"], heading: Int[Tensor, " one"]
+) -> Bool[Tensor, " pos"]:
     # In "Answer A:" the letter is given; elsewhere letters and remarks are what a rater says.
-    given = torch.cat((torch.tensor([False]), ids[:-1] == heading))
+    given = torch.cat((torch.tensor([False]), torch.isin(ids[:-1], heading)))
     return torch.isin(ids, said) & ~given
 
 

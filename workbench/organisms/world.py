@@ -127,7 +127,7 @@ def _spread(values: tuple[str, ...], *, count: int, rng: Random) -> list[str]:
 def _parts(count: int, *, rng: Random) -> list[Part]:
     test = round(count * PART_SHARES["test"])
     validation = round(count * PART_SHARES["validation"])
-    parts: list[Part] = ["test"] * test + ["validation"] * validation
-    parts += ["train"] * (count - len(parts))
+    counts: dict[Part, int] = {"test": test, "validation": validation, "train": count - test - validation}
+    parts = [part for part, times in counts.items() for _ in range(times)]
     rng.shuffle(parts)
     return parts
