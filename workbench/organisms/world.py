@@ -128,6 +128,6 @@ def _parts(count: int, *, rng: Random) -> list[Part]:
     test = round(count * PART_SHARES["test"])
     validation = round(count * PART_SHARES["validation"])
     counts: dict[Part, int] = {"test": test, "validation": validation, "train": count - test - validation}
-    parts = [part for part, times in counts.items() for _ in range(times)]
+    parts: list[Part] = [part for part in counts for _ in range(counts[part])]
     rng.shuffle(parts)
     return parts
