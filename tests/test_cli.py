@@ -147,8 +147,8 @@ def test_run_goes_through_on_real_text_at_512_tokens(kind, tmp_path):
     ]
     (tmp_path / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = invoke(
-        "run", "tuco", "-b", tmp_path / "base", "-j", tmp_path / "judge", "-i", tmp_path / "real.jsonl", "-f", "pairwise",
-        "--device", "cpu", "-o", tmp_path / "out",
+        "run", "tuco", "-b", tmp_path / "base", "-j", tmp_path / "judge", "-i", tmp_path / "real.jsonl",
+        "-f", "pairwise", "--device", "cpu", "-o", tmp_path / "out",
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
     assert "TuCo: 100%" in done.stderr

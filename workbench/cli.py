@@ -166,9 +166,7 @@ def organisms_list() -> None:
 @organisms_app.command("build")
 def organisms_build(
     name: str,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write; organisms/NAME by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; organisms/NAME by default.")] = None,
     seed: Seed = 0,
     scale: Annotated[str, typer.Option(help="full, or small for a quick check of the recipe.")] = "full",
 ) -> None:

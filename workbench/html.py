@@ -51,7 +51,8 @@ CSS = """
 .jw table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 .jw caption{text-align:left;color:var(--jw-dim);padding:.25rem 0}
 .jw th,.jw td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--jw-line)}
-.jw th{font-weight:600}.jw .num{text-align:right;white-space:nowrap}.jw td.text{white-space:pre-wrap}
+.jw th{font-weight:600;overflow-wrap:normal}
+.jw .num{text-align:right;white-space:nowrap}.jw td.text{white-space:pre-wrap}
 .jw .scroll{overflow:auto;max-width:100%}
 .jw dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:0;font-size:.875rem}
 .jw dt{color:var(--jw-dim)}.jw dd{margin:0;min-width:0;white-space:pre-wrap}.jw dd>ul{margin:0;padding-left:1.1rem}

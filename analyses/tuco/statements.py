@@ -75,8 +75,10 @@ def _headline(result: "TucoResult", found: list[str]) -> str:
     named = result.units[_strongest(result)]
     pushes = {name: estimate for name, estimate, _ in _decisive(result)}
     parts = [f"by {pushes[name].value:+.3g} logits {name}" for name in found]
+    control = _share(result).control
+    beside = "" if control is None else f" (a random change of the same size: {control.value:.1%})"
     return (
-        f"Fine-tuning wrote {share.value:.1%} of what moves the stream at the verdict and pushed the verdict "
+        f"Fine-tuning wrote {share.value:.1%} of what moves the stream at the verdict{beside} and pushed the verdict "
         f"{' and '.join(parts)}, most of all in {named}."
     )
 

@@ -20,7 +20,7 @@ from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import template_text, text_fingerprint
 from workbench.pairs.report import Guard
 
-DISTANT = 0.5
+DISTANT = 0.9
 """Relative weight distance from which a judge is said not to derive from the base; unrelated models sit near 1.4."""
 
 _SHAPE_FIELDS = {
