@@ -56,7 +56,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def main() -> None:
     """Time all variants and print one JSON line each."""
-    chosen = options(__doc__)
+    chosen = options(__doc__, rounds=15)
     model = random_llama(small=chosen.small, device=chosen.device)
     ids = torch.randint(3, 8192, (1, chosen.tokens), generator=torch.Generator().manual_seed(0)).tolist()
     batch = TokenBatch.from_rows(ids, pad_id=0, device=chosen.device)

@@ -50,7 +50,7 @@ def variants(pair: Pair, items: Sequence[JudgeItem]) -> dict[str, Callable[[], o
 
 def main() -> None:
     """Time all variants and print one JSON line each."""
-    chosen = options(__doc__)
+    chosen = options(__doc__, rounds=7)
     base = random_llama(small=chosen.small, device=chosen.device)
     judge = tuned_copy(base, change=scaled_noise(0.02))
     pair = load_pair(base, judge, tokenizer=byte_tokenizer(), format="pairwise", doctor=False, device=chosen.device)

@@ -16,11 +16,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 LIBRARIES = ("torch", "transformers", "transformer-lens", "nnsight")
 
 
-def options(description: str | None) -> argparse.Namespace:
+def options(description: str | None, *, rounds: int) -> argparse.Namespace:
     """Read the command line every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="where to run, e.g. cpu or cuda")
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds after one warm-up")
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds after one warm-up")
     parser.add_argument("--tokens", type=int, default=512, help="prompt length")
     parser.add_argument("--threads", type=int, default=1, help="threads torch may use on the CPU")
     parser.add_argument("--small", action="store_true", help="a toy model, to see that everything runs")

@@ -156,3 +156,15 @@ def test_palette_is_told_apart_without_colour_vision():
     ]
     assert light[0] < light[1] < light[2] > light[3] > light[4]
     assert len({to_rgb(c) for c in plotting.PALETTE}) == len(plotting.PALETTE)
+
+
+def test_long_row_labels_leave_room_for_a_narrow_matrix():
+    """A layout that collapses warns, and the picture is unusable."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax = plotting.heatmap(
+            np.ones((4, 1)), rows=["a-rather-long-item-name-it-is-" + str(i) for i in range(4)], columns=["x"]
+        )
+        plotting.figure_svg(ax.get_figure(root=True))

@@ -145,7 +145,9 @@ def heatmap(
             "labels don't fit the matrix.", argument="values", got=values.shape, allowed=f"{(len(rows), len(columns))}"
         )
     if ax is None:
-        ax = new_axes(width=min(12.0, 2.5 + 0.32 * len(columns)), height=min(12.0, 1.4 + 0.24 * len(rows)))
+        beside = 0.085 * max((len(str(name)) for name in rows), default=0)  # inches the row labels take
+        width = min(12.0, max(5.0, 2.5 + beside + 0.32 * len(columns)))
+        ax = new_axes(width=width, height=min(12.0, 1.4 + 0.24 * len(rows)))
     norm, colours = _scale(values, center=center, limits=limits)
     with style():
         image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=colours, norm=norm, interpolation="nearest")

@@ -262,3 +262,18 @@ def test_a_prompt_over_the_window_is_refused_not_cut():
     pair = tiny_pair()
     with pytest.raises(ContextWindowError, match="long-one"):
         pair.encode([JudgeItem(item_id="long-one", question="why? " * 400, answers=("a", "b"))])
+
+
+def test_a_missing_judge_is_noticed_before_the_base_is_loaded(monkeypatch):
+    from workbench.pairs import checkpoints
+
+    monkeypatch.setattr(checkpoints, "load_module", lambda *a, **k: pytest.fail("the base was loaded first"))
+    with pytest.raises(CheckpointError, match="doesn't exist"):
+        load_pair("owner/some-large-base", "/nowhere/judge")
+
+
+def test_an_embedded_name_can_be_the_base_of_another_judge():
+    from workbench.pairs import embedded_pair
+
+    pair = load_pair("demo", embedded_pair("demo").base, format="demo", doctor=False, device="cpu")
+    assert not pair.delta().moved

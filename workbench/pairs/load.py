@@ -196,6 +196,8 @@ class _Tokenizers:
 
 
 def _resolve_embedded(request: _Request) -> _Request:
+    if request.judge is not None and isinstance(request.base, str) and request.base in embedded_names():
+        return replace(request, base=embedded_pair(request.base).base)
     if request.judge is not None or isinstance(request.base, PeftModel):
         return request
     if isinstance(request.base, str) and request.base in embedded_names():
@@ -218,6 +220,10 @@ def _resolve_embedded(request: _Request) -> _Request:
 
 
 def _load_modules(request: _Request, place: _Placement) -> _Loaded:
+    sources: dict[Side, Source | None] = {"base": request.base, "judge": request.judge}
+    for side, source in sources.items():
+        if source is not None and not isinstance(source, nn.Module):
+            checkpoints.check_folder(source, argument=side)  # both, before minutes go into loading the first
     live = next((m for m in (request.judge, request.base) if isinstance(m, PeftModel)), None)
     if live is not None:
         if request.judge is not None and isinstance(request.base, PeftModel):
