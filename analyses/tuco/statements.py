@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from analyses.metrics import Interval
 from workbench import html
@@ -41,10 +42,12 @@ def finding(result: "TucoResult") -> Finding:
 def html_block(result: "TucoResult") -> str:
     """Return the finding as an escaped HTML fragment for notebooks."""
     said = result.finding
-    rows = "".join(f"<li>{html.escape(e.text())}</li>" for e in said.estimates)
-    limits = "".join(f"<li>{html.escape(limit)}</li>" for limit in said.limits)
-    head = f"<p><strong>{html.escape(said.headline)}</strong></p><ul>{rows}</ul>"
-    return f"<div>{head}<details><summary>Limits</summary><ul>{limits}</ul></details></div>"
+    return html.fragment(
+        html.badge("found" if said.found else "nothing"),
+        Markup("<p><strong>{}</strong></p>").format(html.visible(said.headline)),
+        html.item_list([estimate.text() for estimate in said.estimates]),
+        Markup("<details><summary>Limits</summary>{}</details>").format(html.item_list(said.limits)),
+    )
 
 
 def _decisive(result: "TucoResult") -> list[tuple[str, Estimate, bool]]:

@@ -40,6 +40,7 @@ class _Raw(NamedTuple):
     stem: str
     split: str | None
     schema: Schema | None
+    licence: str | None = None
 
 
 def load_items(
@@ -222,7 +223,7 @@ def _embedded(name: str, *, split: str | None) -> _Raw:
     if not raw.strip():
         raise ItemError("the embedded item file is empty.", argument="source", got=f"{name}:{split}")
     rows = parse_rows(raw, name=f"{split}.jsonl")
-    return _Raw(rows, hashlib.sha256(raw).hexdigest(), f"{name}-{split}", split, None)
+    return _Raw(rows, hashlib.sha256(raw).hexdigest(), f"{name}-{split}", split, None, licence="Apache-2.0")
 
 
 def _splits(folder: Traversable) -> tuple[str, ...]:
@@ -238,7 +239,12 @@ def _from_rows(raw: _Raw, schema: Schema | None, *, source: str) -> JudgeItems:
         item_from_row(row, used, fallback_id=f"{raw.stem}-{index}", extra=extra) for index, row in enumerate(raw.rows)
     )
     provenance = Provenance(
-        source=source, sha256=raw.sha256, licence=used.licence, split=raw.split, total=len(items), notes=_notes(items)
+        source=source,
+        sha256=raw.sha256,
+        licence=raw.licence or used.licence,
+        split=raw.split,
+        total=len(items),
+        notes=_notes(items),
     )
     return JudgeItems(items=items, provenance=provenance)
 

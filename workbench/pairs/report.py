@@ -1,10 +1,9 @@
 """The pair table: what was checked before base and judge were compared, and what came out."""
 
-import html as html_escape
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from workbench import html
 from workbench.errors import PairMismatch
 
 if TYPE_CHECKING:
@@ -81,16 +80,7 @@ class PairReport:
         return "\n".join([f"{self.name}: base and judge {verdict}", *rows])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            "<tr>"
-            + "".join(f"<td>{html_escape.escape(text)}</td>" for text in (g.status, g.name, g.value, g.detail))
-            + "</tr>"
-            for g in self.guards
-        )
-        head = "<tr><th>status</th><th>guard</th><th>value</th><th>detail</th></tr>"
-        return f"<table>{head}{cells}</table>"
-
-
-def worst(statuses: Sequence[Status]) -> Status:
-    """Return the gravest of several statuses."""
-    return next(s for s in ("fail", "warn", "skipped", "ok") if s in statuses) if statuses else "ok"
+        rows = [(html.badge(g.status), g.name, g.value, g.detail) for g in self.guards]
+        verdict = "may be compared" if self.comparable else "may NOT be compared"
+        caption = f"{self.name}: base and judge {verdict}"
+        return html.fragment(html.table(rows, ("status", "check", "seen", "what it means"), caption=caption))
