@@ -79,7 +79,7 @@ def test_run_writes_a_result_and_a_page(folders, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org/", "")
 
 
-@pytest.mark.parametrize("argument", ["granularity", "no_such=1", "granularity=3.5"])
+@pytest.mark.parametrize("argument", ["granularity", "no_such=1", "granularity=3.5", "granularity=head"])
 def test_wrong_parameters_are_refused_by_name(folders, tmp_path, argument, monkeypatch, capsys):
     common = [
         "-b",

@@ -14,7 +14,7 @@ Norm = Literal["l1", "l2"]
 
 def vector_norm(x: Float[np.ndarray, "*lead d"], *, norm: Norm) -> Float[np.ndarray, "*lead"]:
     """Return the norm of the last axis: L1 as in Definition 4.3, or L2."""
-    return np.abs(x).sum(-1) if norm == "l1" else np.sqrt(np.square(x).sum(-1))
+    return np.asarray(np.abs(x).sum(-1) if norm == "l1" else np.sqrt(np.square(x).sum(-1)))
 
 
 def share(part: Float[np.ndarray, "*lead"], rest: Float[np.ndarray, "*lead"]) -> Float[np.ndarray, "*lead"]:
@@ -51,4 +51,4 @@ def additive_parts(writes: Float[np.ndarray, "*lead unit d"], *, norm: Norm) -> 
 def cosine(a: Float[np.ndarray, "*lead d"], b: Float[np.ndarray, "*lead d"]) -> Float[np.ndarray, "*lead"]:
     """Return the cosine of two vectors; NaN where one of them is zero."""
     sizes = vector_norm(a, norm="l2") * vector_norm(b, norm="l2")
-    return np.divide((a * b).sum(-1), sizes, out=np.full(sizes.shape, np.nan), where=sizes > 0)
+    return np.divide((a * b).sum(-1), sizes, out=np.full(np.shape(sizes), np.nan), where=np.asarray(sizes > 0))

@@ -140,7 +140,6 @@ def test_leaving_things_out_is_said(pair):
     [
         ({"granularity": 0}, "granularity"),
         ({"granularity": 3}, "granularity"),
-        ({"granularity": "head"}, "granularity"),
         ({"granularity": True}, "granularity"),
         ({"orders": ()}, "orders"),
         ({"orders": ("original", "original")}, "orders"),

@@ -11,7 +11,7 @@ from workbench.hooks.nnsight_backend import NNsightBackend
 from workbench.hooks.ports import Port
 from workbench.hooks.shadow import weight_sharing_shadow
 from workbench.hooks.sites import Component, Site
-from workbench.hooks.torch_backend import HooksBackend
+from workbench.hooks.torch_backend import HooksBackend, forwards_replaced
 
 __all__ = [
     "Ablate",
@@ -34,6 +34,7 @@ __all__ = [
     "Steer",
     "Subspace",
     "doctor",
+    "forwards_replaced",
     "module_lock",
     "weight_sharing_shadow",
 ]

@@ -4,8 +4,8 @@ Keeps the model's own attention kernel, cache and quantised layers; adds a few P
 Hooks are global to a module, hence one lock per module, and they are always removed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -225,17 +225,32 @@ class HooksBackend:
     def _skipping(self, layer: int) -> Iterator[None]:
         blocks = list(self.module.get_submodule(self.anatomy.blocks_path).children())[:layer]
         stand_in = _pass_tuple if self.anatomy.tuple_blocks else _pass
-        own = [block.__dict__.get("forward") for block in blocks]
-        try:
-            for block in blocks:
-                block.__dict__["forward"] = stand_in
+        with forwards_replaced(blocks, stand_in):
             yield
-        finally:
-            for block, forward in zip(blocks, own, strict=True):
-                if forward is None:
-                    block.__dict__.pop("forward", None)
-                else:
-                    block.__dict__["forward"] = forward
+
+
+@contextmanager
+def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    """Let another function stand in for the forward of some modules; what was there is put back, whatever happens.
+
+    Hooks of the modules still run; their own computation doesn't.
+
+    Args:
+        modules: Whose forward is replaced.
+        forward: Called with what each module would have been called with.
+    """
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(_restore_forward, module, module.__dict__.get("forward"))
+            module.__dict__["forward"] = forward
+        yield
+
+
+def _restore_forward(module: nn.Module, own: Callable[..., Any] | None) -> None:
+    if own is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["forward"] = own
 
 
 def _pass(hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.errors import ParameterError
-from workbench.hooks import Anatomy, module_lock
+from workbench.hooks import Anatomy, forwards_replaced, module_lock
 from workbench.pairs.pair import Pair
 from workbench.tokens import TokenBatch
 
@@ -74,17 +74,8 @@ class _Inputs:
 def _block_inputs(module: nn.Module, blocks: list[nn.Module], batch: TokenBatch) -> list[Arguments]:
     """Run the model with stand-ins for its blocks, which see the masks and rotary tables it makes."""
     seen = _Inputs()
-    own = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            block.__dict__["forward"] = seen.note
+    with forwards_replaced(blocks, seen.note):
         module(**batch.forward_kwargs(), use_cache=False)
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            if forward is None:
-                block.__dict__.pop("forward", None)
-            else:
-                block.__dict__["forward"] = forward
     return seen.rest
 
 
