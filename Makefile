@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Threads that spin while they wait make small models many times slower on a machine that does something else as well.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-slow lint fmt type imports notebooks bench lab docs
 
