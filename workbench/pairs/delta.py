@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.pairs.adapters import lora_factors, tuner_layers, untuned_name
 
@@ -86,8 +86,3 @@ def adapter_norm(layer: BaseTunerLayer) -> float:
             gram_a = left.a.double() @ right.a.double().T
             total += left.scale * right.scale * float((gram_b * gram_a).sum())
     return math.sqrt(max(total, 0.0))
-
-
-def relative_change(delta: Tensor, base: Tensor) -> float:
-    """Return the Frobenius norm of ``delta`` over that of ``base``."""
-    return float(torch.linalg.vector_norm(delta.float()) / torch.linalg.vector_norm(base.float()))

@@ -63,10 +63,7 @@ def weight_guards(base: PreTrainedModel, judge: PreTrainedModel, *, seed: int) -
     delta = weight_delta(base, judge)
     guards = [_derives(delta), _changed_tensors(delta)]
     if next(tuner_layers(judge), None) is not None:
-        guards += [
-            Guard(name="adapter landed", status="ok", value="every stored tensor is in the model"),
-            _merged(judge, seed),
-        ]
+        guards.append(_merged(judge, seed))
     return guards, delta
 
 

@@ -247,19 +247,18 @@ def _load_modules(request: _Request, place: _Placement) -> _Loaded:
     folder = checkpoints.adapter_folder(request.judge, argument="judge", revision=place.revision_of("judge"))  # type: ignore[arg-type]
     if folder is not None:
         return _Loaded(
-            base=base, judge=attach_adapter(base, folder), kind="lora", guards=(_adapter_base(folder, request.base),)
+            base=base, judge=attach_adapter(base, folder), kind="lora", guards=_adapter_guards(folder, request.base)
         )
     same = replace(place, dtype=checkpoints.embedding_of(base).dtype, attention=checkpoints.attention_of(base))
     return _Loaded(base=base, judge=same.load(request.judge, "judge"), kind="full")  # type: ignore[arg-type]
 
 
-def _adapter_base(folder: os.PathLike[str], base: Source) -> Guard:
-    named = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8")).get(
-        "base_model_name_or_path"
-    )
+def _adapter_guards(folder: Path, base: Source) -> tuple[Guard, Guard]:
+    landed = Guard(name="adapter landed", status="ok", value="every stored tensor is in the model")  # or loading raised
+    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     label = _label(base)
     same = not named or Path(str(named)).name == Path(label).name
-    return Guard(
+    return landed, Guard(
         name="adapter's base",
         status="ok" if same else "warn",
         value=f"adapter names {named!r}" if named else "the adapter names none",
