@@ -45,8 +45,8 @@ def run(
     norm: Norm = "l1",
     verdict: bool = True,
     output_share: bool = True,
-    controls: int = 1,
-    control_items: int | None = 64,
+    controls: int = 5,
+    control_items: int | None = 32,
     confirm: bool = True,
     numerics: bool = True,
     orders: Sequence[Order] = ORDERS,
@@ -63,7 +63,8 @@ def run(
         norm: ``"l1"`` (Definition 4.3) or ``"l2"``.
         verdict: Whether to split the verdict logit gap; needs labels that differ in their first token.
         output_share: Whether the base also runs freely, for OutputCo and its own verdicts (one more forward).
-        controls: Number of random judges of equal norm to measure beside the real one, two forwards an item each.
+        controls: Number of random judges of equal norm to measure beside the real one, two forwards an item each;
+            with fewer than three no push can be told from chance.
         control_items: On how many items they are measured; None for all.
         confirm: Whether to take out the named unit in a real forward (two more on half the items).
         numerics: Whether to run the judge against itself on the first items (exactly 0) and measure the noise floor.

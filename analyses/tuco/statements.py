@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
+from scipy import stats
 
 from analyses.metrics import Interval
 from workbench import html
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 DECISION_LEVEL = 0.975
 """Coverage of the two intervals that decide whether anything was found: 95% together (Bonferroni)."""
 _FLOORS = 3.0
+_FEWEST_DRAWS = 3
 
 
 def finding(result: "TucoResult") -> Finding:
@@ -22,7 +24,8 @@ def finding(result: "TucoResult") -> Finding:
 
     Something is found when TuCo is above three noise floors *and* the push of fine-tuning toward the
     labelled answer, or toward the first slot, differs from that of a random change of equal norm
-    (paired over items, intervals that hold together at 95%). Without labels only the position push decides.
+    (over items, and over draws of such changes; both pushes together at 95%). Without labels only the position push
+    decides.
     """
     if not result.finetuned_norm.any():
         return Finding(
@@ -64,13 +67,37 @@ def _decisive(result: "TucoResult") -> list[tuple[str, Estimate, bool]]:
 
 
 def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarray) -> tuple[str, Estimate, bool]:
-    null = None
-    difference = result.mean(own, level=DECISION_LEVEL)
+    """Hold a push against the random changes: over items, and over draws.
+
+    A single random change pushes too, the same way on every item; only several of them show how far. The push
+    decides when it lies outside where a further random change would fall, and differs over items from their mean.
+    """
+    null, decides = None, False
     if len(control):
-        null = _estimate("a random change of equal norm", result.mean(control.mean(0)), unit="logits")
-        difference = result.mean(own - control.mean(0), level=DECISION_LEVEL)
-    estimate = _estimate(f"push of fine-tuning {name}", result.mean(own), unit="logits", control=null)
-    return name, estimate, bool(len(control)) and difference.excludes(0.0)
+        mean = control.mean(0)
+        null = _estimate("a random change of equal norm", result.mean(mean), unit="logits")
+        draws = np.array([result.mean(draw).value for draw in control])
+        same_items = result.mean(np.where(np.isnan(mean), np.nan, own)).value
+        if len(draws) >= _FEWEST_DRAWS:
+            low, high = _further_draw(draws, level=0.95)
+            null = Estimate(
+                name=f"where 95% of random changes of equal norm fall ({len(draws)} drawn)",
+                value=float(draws.mean()),
+                low=low,
+                high=high,
+                n=null.n,
+                unit="logits",
+            )
+            low, high = _further_draw(draws, level=DECISION_LEVEL)
+            outside = not low <= same_items <= high
+            decides = outside and result.mean(own - mean, level=DECISION_LEVEL).excludes(0.0)
+    return name, _estimate(f"push of fine-tuning {name}", result.mean(own), unit="logits", control=null), decides
+
+
+def _further_draw(draws: np.ndarray, *, level: float) -> tuple[float, float]:
+    """Return the Student prediction interval of one more draw."""
+    reach = stats.t.ppf(0.5 + level / 2, len(draws) - 1) * draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws))
+    return float(draws.mean() - reach), float(draws.mean() + reach)
 
 
 def _headline(result: "TucoResult", found: list[str]) -> str:
@@ -89,10 +116,8 @@ def _headline(result: "TucoResult", found: list[str]) -> str:
 def _nothing(result: "TucoResult", *, loud: bool) -> str:
     if not loud:
         return f"Nothing found: TuCo is within {_FLOORS:g} noise floors of rounding on these prompts."
-    if not len(result.control_push):
-        return (
-            "Nothing found: without the random control a push can't be told from a mere change of weights (controls=0)."
-        )
+    if len(result.control_push) < _FEWEST_DRAWS:
+        return f"Nothing found: it takes {_FEWEST_DRAWS} random changes or more to tell a push from chance (controls)."
     return (
         "Nothing found: fine-tuning changed the stream, but pushed the verdict neither toward the labelled answer nor "
         "toward a slot "

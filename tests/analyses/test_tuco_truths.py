@@ -244,17 +244,20 @@ def test_the_random_control_moves_exactly_as_far_tensor_by_tensor(kind):
     assert not torch.allclose(first, real, atol=1e-3)
 
 
-def test_a_sham_judge_that_moved_at_random_is_not_a_finding():
-    """A judge tuned in random directions is its own control: a large TuCo, and still nothing found."""
-    sham = random_delta_pair(tiny_pair(change=scaled_noise(0.1)), seed=11)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_sham_judges_that_moved_at_random_are_not_findings(kind):
+    """A random judge is its own control: a large TuCo, a push of its own on every item, and still nothing found."""
+    pair = tiny_pair(kind=kind)
     items = [
         JudgeItem(item_id=str(i), question=f"Which is {i}?", answers=(f"{i * 7}", f"{i * 5}"), label=(i * 3) % 2)
-        for i in range(40)
+        for i in range(20)
     ]
-    result = tuco.run(sham, items, orders=("original", "swapped"), confirm=False, progress=False)
-    assert result.tuco.mean() > 0.05
-    label = [e for e in result.finding.estimates if "labelled" in e.name][0]
-    assert label.low < 0.05 and label.high > -0.05, label.text()
+    found = []
+    for seed in range(100, 108):
+        result = tuco.run(random_delta_pair(pair, seed=seed), items, confirm=False, progress=False)
+        assert result.tuco.mean() > 0.05
+        found.append(result.finding.found)
+    assert sum(found) <= 1, "5% are allowed to be"
 
 
 def test_a_judge_that_doesnt_repeat_itself_is_refused(monkeypatch):
