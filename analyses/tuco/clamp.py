@@ -129,16 +129,16 @@ def clamp(
     *,
     record: dict[Site, Float[Tensor, "prompt pos d_model"]],
     read: Sequence[Site],
-    column: int = -1,
-) -> dict[Site, Float[Tensor, "prompt d_model"]]:
-    """Run the base's own forward with each recorded site overwritten, and read outputs at one column.
+    column: int | None = -1,
+) -> dict[Site, Float[Tensor, "prompt *pos d_model"]]:
+    """Run the base's own forward with each recorded site overwritten, and read outputs.
 
     Args:
         base: Executor of the model to clamp.
         batch: The prompts the record was made on.
         record: Streams to overwrite with, at all positions.
         read: Sites whose output is returned.
-        column: Where it is read; the last prompt token by default.
+        column: Where it is read; the last prompt token by default, None for all tokens.
     """
     edits = [Patch(site=site, values=values) for site, values in record.items()]
     end = max(read, key=lambda site: base.anatomy.order[site])
@@ -146,12 +146,12 @@ def clamp(
         batch,
         edits=edits,
         capture=list(read),
-        positions=torch.full((len(batch), 1), column, device=batch.device),
+        positions=None if column is None else torch.full((len(batch), 1), column, device=batch.device),
         logits="none",
         stop_after=end,
         check_edits=False,
     )
-    return {site: run.activations[site][:, 0] for site in read}
+    return {site: run.activations[site] if column is None else run.activations[site][:, 0] for site in read}
 
 
 def last_column(batch: TokenBatch) -> Int[Tensor, "prompt 1"]:

@@ -1,0 +1,192 @@
+"""Going through judged items: prompts in both orders, batches of similar length, progress, Ctrl-C that keeps what is done."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from workbench.errors import ItemError, ParameterError
+from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
+from workbench.pairs import Pair
+from workbench.tokens import TokenBatch
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Prompts:
+    """The items of one run as prompts, item by item and order by order, and what happened to them so far."""
+
+    pair: Pair
+    """Whose prompts they are."""
+    items: Sequence[JudgeItem]
+    """What is judged."""
+    orders: tuple[Order, ...]
+    """Answer orders shown."""
+    encoded: EncodedPrompts
+    """All prompts; that of item i in order k is row ``i * len(orders) + k``."""
+    done: np.ndarray
+    """Which items are finished."""
+    notes: list[str] = field(default_factory=list)
+    """What was not measured, and why."""
+
+    @classmethod
+    def of(cls, pair: Pair, items: Sequence[JudgeItem], *, orders: Sequence[Order] = ORDERS) -> "Prompts":
+        """Render and tokenise the items.
+
+        Raises:
+            ItemError: There are no items, or one doesn't fit the format.
+            ParameterError: An order is unknown or named twice.
+            ContextWindowError: A prompt is longer than the models' window.
+        """
+        if not len(items):
+            raise ItemError(
+                "there is nothing to judge.",
+                argument="items",
+                got="no items",
+                fix="Check the item source and its limit.",
+            )
+        if not orders or set(orders) - set(ORDERS) or len(set(orders)) < len(orders):
+            raise ParameterError(
+                "unknown or repeated answer order.", argument="orders", got=list(orders), allowed=ORDERS
+            )
+        encoded = pair.encode(items, orders=orders)
+        return cls(pair=pair, items=items, orders=tuple(orders), encoded=encoded, done=np.zeros(len(items), dtype=bool))
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    @property
+    def verdict_ids(self) -> tuple[int, int]:
+        """Return the first label tokens of A and B.
+
+        Raises:
+            FormatError: The two coincide or vary.
+        """
+        return (self.encoded.first_token_ids.a, self.encoded.first_token_ids.b)
+
+    @property
+    def choices(self) -> tuple[str, str]:
+        """Return the text of the first label of A and of B."""
+        groups = self.encoded.groups
+        return (self.encoded.labels[groups["A"][0]], self.encoded.labels[groups["B"][0]])
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Return what each item is independent by."""
+        return tuple(item.cluster for item in self.items)
+
+    @property
+    def n_clusters(self) -> int:
+        """Return the number of independent items."""
+        return len(set(self.clusters))
+
+    @property
+    def labels(self) -> Int[np.ndarray, " item"]:
+        """Return the index of the better answer in each item's own order; -1 where nobody said."""
+        return np.array([-1 if item.label is None else item.label for item in self.items])
+
+    @property
+    def label_sign(self) -> Float[np.ndarray, "item order"]:
+        """Return +1 where the labelled answer stands in the first slot, -1 in the second, NaN without a label."""
+        labels = np.array([np.nan if item.label is None else 1.0 - 2.0 * item.label for item in self.items])
+        slots = np.array([1.0 if order == "original" else -1.0 for order in self.orders])
+        return labels[:, None] * slots[None, :]
+
+    def rows_of(self, items: Iterable[int]) -> list[int]:
+        """Return the prompt rows of some items, item by item and order by order."""
+        return [i * len(self.orders) + k for i in items for k in range(len(self.orders))]
+
+    def batch(self, items: Iterable[int]) -> TokenBatch:
+        """Return the token batch of some items (all orders) on the pair's device."""
+        return self.encoded.batch(self.rows_of(items), device=self.pair.device)
+
+    def by_item(self, values: np.ndarray) -> np.ndarray:
+        """Return a batch's values ``[prompt, ...]`` as ``[item, order, ...]``."""
+        return values.reshape(-1, len(self.orders), *values.shape[1:])
+
+    def batches(self, size: int, *, items: Iterable[int] | None = None) -> Iterator[tuple[int, ...]]:
+        """Yield item indices in batches of similar length, longest first, so that memory runs out early or not at all.
+
+        Args:
+            size: Prompts per batch, all orders of an item counted.
+            items: Which items; all of them by default.
+        """
+        longest = [max(len(self.encoded.rows[row]) for row in self.rows_of([i])) for i in range(len(self.items))]
+        chosen = range(len(self.items)) if items is None else items
+        ordered = sorted((int(i) for i in chosen), key=lambda i: (-longest[i], i))
+        step = max(1, size // len(self.orders))
+        for start in range(0, len(ordered), step):
+            yield tuple(ordered[start : start + step])
+
+    def halves(self, *, seed: int) -> tuple[list[int], list[int]]:
+        """Split the items at random so that no cluster has items in both halves."""
+        clusters = sorted(set(self.clusters))
+        order = np.random.default_rng(seed).permutation(len(clusters))
+        first = {clusters[int(i)] for i in order[: len(clusters) // 2]}
+        halves: tuple[list[int], list[int]] = ([], [])
+        for index, cluster in enumerate(self.clusters):
+            halves[cluster not in first].append(index)
+        return halves
+
+    def sample(self, limit: int | None, *, seed: int) -> list[int]:
+        """Return at most ``limit`` item indices at random, ascending; all of them for None."""
+        return sorted(int(i) for i in np.random.default_rng(seed).permutation(len(self.items))[:limit])
+
+    def kept(self, array: np.ndarray, *, axis: int = 0) -> np.ndarray:
+        """Return the finished items' part of an array."""
+        return array if bool(self.done.all()) else np.take(array, np.flatnonzero(self.done), axis=axis)
+
+    def kept_items(self) -> Sequence[JudgeItem]:
+        """Return the finished items; the sequence that came in, with its provenance, when that is all of them."""
+        return self.items if bool(self.done.all()) else [self.items[int(i)] for i in np.flatnonzero(self.done)]
+
+    def axes(self) -> dict[str, object]:
+        """Return the fields every :class:`analyses.judged.JudgedResult` has, of the finished items."""
+        items = self.kept_items()
+        return {
+            "item_ids": tuple(item.item_id for item in items),
+            "clusters": tuple(item.cluster for item in items),
+            "orders": self.orders,
+            "questions": tuple(item.question for item in items),
+            "labels": self.kept(self.labels),
+        }
+
+
+@contextmanager
+def interruptible(prompts: Prompts) -> Iterator[None]:
+    """Let Ctrl-C end the loop inside; what is finished is kept and said, nothing finished raises.
+
+    Raises:
+        KeyboardInterrupt: No item was finished.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not prompts.done.any():
+            raise
+        left = len(prompts) - int(prompts.done.sum())
+        said = f"{left} of {len(prompts)} items: the run was interrupted."
+        if left == 0:
+            said = "whatever came after the items themselves (controls, confirmation): the run was interrupted."
+        prompts.notes.append(said)
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
+
+
+def progress_bar(total: int, *, title: str, unit: str = "item", shown: bool = True) -> tqdm:
+    """Return a progress bar; use it as a context."""
+    return tqdm(total=total, desc=title, unit=unit, disable=not shown)
+
+
+def check_least(**values: tuple[int | None, int]) -> None:
+    """Refuse numbers that are too small; each argument is (value, least), None passes.
+
+    Raises:
+        ParameterError: A value is below its least.
+    """
+    for name, (value, least) in values.items():
+        if value is not None and value < least:
+            raise ParameterError("too small.", argument=name, got=value, allowed=f"{least} or more")
