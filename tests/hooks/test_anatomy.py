@@ -9,7 +9,7 @@ import pytest
 import torch
 from huggingface_hub import dataclasses as hub
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MixtralConfig, MixtralForCausalLM
 
 from tests.tiny_models import ARCHITECTURES, FUSED, random_batch, tiny_model, tiny_tokenizer
 from workbench.errors import ParameterError, UnknownSite
@@ -41,11 +41,27 @@ def test_shapes_and_layouts(labs, architecture):
     assert fused == ({C.Q, C.K, C.V} if architecture in FUSED else set())
     assert anatomy.feature(Site(C.K, 1)) == (anatomy.n_kv_heads, anatomy.d_head)
     assert anatomy.feature(Site(C.Z, 1, 3)) == (anatomy.d_head,)
+    assert anatomy.feature(Site(C.NEURONS, 1)) == ((256,) if architecture == "gpt2" else (96,))
 
 
 def test_parallel_blocks_have_no_middle(labs):
     with pytest.raises(UnknownSite, match=r"resid_mid\.0.*resid_pre"):
         labs("neox").anatomy.check(Site(C.RESID_MID, 0))
+
+
+def test_a_mixture_of_experts_has_no_neurons_of_its_own():
+    config = MixtralConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=2,
+        vocab_size=40,
+    )
+    anatomy = Anatomy.of(MixtralForCausalLM(config).eval())
+    with pytest.raises(UnknownSite, match="single down projection"):
+        anatomy.check(Site(C.NEURONS, 1))
+    assert not anatomy.sites(components=[C.NEURONS])
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "phi3"])

@@ -19,6 +19,7 @@ def _edits(lab: Lab) -> list:
         Scale(Site(C.K, 1, 0), 0.5),
         Scale(Site(C.V, 2), 1.5, LAST),
         Patch(Site(C.MLP_OUT, 2), lab.donor[Site(C.MLP_OUT, 2)]),
+        Patch(Site(C.NEURONS, 1), lab.donor[Site(C.NEURONS, 1)]),
         Subspace(Site(C.RESID_POST, 0), basis, lab.donor[Site(C.RESID_POST, 0)]),
     ]
     if not lab.anatomy.parallel:
@@ -48,7 +49,7 @@ def test_the_stream_is_the_sum_of_its_parts(lab):
 
 def test_every_capture_agrees(lab):
     sites = lab.anatomy.sites()
-    assert len(sites) == lab.anatomy.n_layers * (8 if lab.anatomy.parallel else 9)
+    assert len(sites) == lab.anatomy.n_layers * (9 if lab.anatomy.parallel else 10)
     ours = lab.hooks.run(lab.batch, capture=sites).activations
     for backend in (lab.nnsight, lab.lens):
         theirs = backend.run(lab.batch, capture=sites).activations

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _SUM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_NO_NEURONS = "the MLP of this block has no single down projection (a mixture of experts, say)."
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
@@ -173,6 +174,7 @@ def _compile(
             continue
         ports[site] = _whole_port(place, seen.tensors[place], heads=_heads(site.component, n_heads=n_heads, n_kv=n_kv))
     ports |= fused_ports(module, bridge, [site for site in every if site not in direct], owner, seen, missing)
+    missing |= {site: _NO_NEURONS for site in every if site.component is Component.NEURONS and site not in direct}
     blocks_path = direct[Site(Component.RESID_PRE, 0)][0].rsplit(".", 1)[0]
     order = {site: seen.order[port.path, port.side] for site, port in ports.items()}
     parallel = not any(site.component is Component.RESID_MID for site in ports)

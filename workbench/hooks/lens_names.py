@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from workbench.hooks.ports import Side
-from workbench.hooks.sites import Site
+from workbench.hooks.sites import Component, Site
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 UNEMBED_INPUT = "unembed.hook_in"
 FINAL_NORM_INPUT = "ln_final.hook_in"
+_DOWN_PROJECTION_INPUT = "mlp.out.hook_in"
 
 
 def hook_name(site: Site) -> str:
     """Return the name of a whole-component site's hook point."""
+    if site.component is Component.NEURONS:
+        return f"blocks.{site.layer}.{_DOWN_PROJECTION_INPUT}"
     inner = "attn." if site.component.per_head else ""
     return f"blocks.{site.layer}.{inner}hook_{site.component}"
 

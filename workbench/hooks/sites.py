@@ -29,6 +29,8 @@ class Component(StrEnum):
     """Value projection per key-value head."""
     Z = "z"
     """Attention-weighted values per head, before the output projection."""
+    NEURONS = "neurons"
+    """Activations of the MLP's hidden layer, before its down projection; a mixture of experts has none of its own."""
 
     @property
     def per_head(self) -> bool:
