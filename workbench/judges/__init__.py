@@ -7,10 +7,12 @@ from workbench.judges.items import ORDERS, JudgeItem, JudgeItems, Order, Provena
 from workbench.judges.prompts import JudgePrompt
 from workbench.judges.readout import label_logprobs, verdict_from_logits, verdicts_from_logprobs
 from workbench.judges.templates import Segment
+from workbench.judges.variants import AttackVariants, Suffixes, attack_variants, with_suffix
 from workbench.judges.verdicts import Choice, Split, Unparsed, Verdict, content_position
 
 __all__ = [
     "ORDERS",
+    "AttackVariants",
     "Choice",
     "EncodedPrompts",
     "FirstTokens",
@@ -22,8 +24,10 @@ __all__ = [
     "Provenance",
     "Segment",
     "Split",
+    "Suffixes",
     "Unparsed",
     "Verdict",
+    "attack_variants",
     "content_position",
     "embedded_pairs",
     "encode",
@@ -33,4 +37,5 @@ __all__ = [
     "load_items",
     "verdict_from_logits",
     "verdicts_from_logprobs",
+    "with_suffix",
 ]

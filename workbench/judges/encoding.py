@@ -16,8 +16,8 @@ import torch
 from workbench.errors import ContextWindowError, FormatError, ParameterError
 from workbench.judges.chat import Tokenizer
 from workbench.judges.prompts import JudgePrompt
-from workbench.judges.spans import TEMPLATE, special_text_notes, token_spans
-from workbench.tokens import Span, TokenBatch
+from workbench.judges.spans import special_text_notes, token_spans
+from workbench.tokens import Span, TokenBatch, innermost_names
 
 Ids = tuple[int, ...]
 """Token ids of one text."""
@@ -141,10 +141,7 @@ class EncodedPrompts:
 
     def span_names(self, index: int) -> tuple[str, ...]:
         """Return the name of the innermost span each token of a row lies in; ``"template"`` for none."""
-        names = [TEMPLATE] * len(self.rows[index])
-        for name, span in sorted(self.spans[index].items(), key=lambda entry: entry[1].start - entry[1].stop):
-            names[span.start : span.stop] = [name] * (span.stop - span.start)
-        return tuple(names)
+        return innermost_names(self.spans[index], length=len(self.rows[index]))
 
 
 def encode(prompts: Sequence[JudgePrompt], tokenizer: Tokenizer, *, max_length: int | None) -> EncodedPrompts:

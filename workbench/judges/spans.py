@@ -12,9 +12,6 @@ from workbench.judges.prompts import JudgePrompt
 from workbench.judges.templates import CharSpan
 from workbench.tokens import Span
 
-TEMPLATE = "template"
-"""Name of the tokens that lie in no named span."""
-
 
 class SpanTables(NamedTuple):
     """Token spans of every row, and what couldn't be found."""
