@@ -1,4 +1,4 @@
-"""Statistics that several analyses need: intervals over independent items, seeded and clustered.
+"""Statistics that several analyses need: intervals, rates, rankings and tests over independent items.
 
 Items are the unit. Both answer orders of an item belong together, and so do items of one cluster
 (variants of one question): the bootstrap draws clusters, never rows.
@@ -14,6 +14,8 @@ from scipy import stats
 from workbench.errors import ParameterError
 
 RESAMPLES = 4000
+_EXACT_UP_TO = 16
+_ROUNDING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -85,8 +87,7 @@ def ratio_interval(
         )
     top, bottom = _per_item(numerator), _per_item(denominator)
     known = ~(np.isnan(top) | np.isnan(bottom))
-    labels = np.arange(len(top)) if clusters is None else np.unique([str(c) for c in clusters], return_inverse=True)[1]
-    _, index = np.unique(labels[known], return_inverse=True)
+    _, index = np.unique(_labels(top, clusters)[known], return_inverse=True)
     sums = [np.bincount(index, weights=part[known]) for part in (top, bottom)]
     return _bootstrap(sums[0], sums[1], seed=seed, level=level)
 
@@ -120,3 +121,171 @@ def _bootstrap(top: np.ndarray, bottom: np.ndarray, *, seed: int, level: float) 
         batch=256,
     )
     return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high), n)
+
+
+def share_interval(
+    hits: Float[np.ndarray, "item *order"], *, clusters: Sequence[object] | None = None, level: float = 0.95
+) -> Interval:
+    """Return a rate with its Wilson interval, counting each cluster as one trial.
+
+    Within a cluster hits may be correlated at will, so that its mean varies at most as one trial does: the
+    interval is never too narrow.
+
+    Args:
+        hits: 0 or 1 per item, or per item and answer order; items with a NaN are left out.
+        clusters: What each item is independent by; every item on its own when None.
+        level: Coverage of the interval.
+    """
+    flat = _per_item(hits)
+    known = ~np.isnan(flat)
+    n = len(set(_labels(flat, clusters)[known].tolist()))
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    rate = float(flat[known].mean())
+    return Interval(rate, *_wilson(rate, n, level=level), n)
+
+
+def sign_flip_test(
+    values: Float[np.ndarray, "item *order"],
+    *,
+    seed: int,
+    clusters: Sequence[object] | None = None,
+    permutations: int = 2000,
+) -> float:
+    """Return the two-sided p of "these paired differences are as often below zero as above", by flipping signs.
+
+    The sum over a cluster keeps or changes its sign as one. All ``2^n`` patterns are gone through when they are no
+    more than ``permutations`` (and n is at most 16); otherwise random ones are drawn and the observed one counts as
+    drawn, so that p is never 0.
+
+    Args:
+        values: One difference per item, or per item and answer order; items with a NaN are left out.
+        seed: Seed of the patterns drawn.
+        clusters: What each item is independent by; every item on its own when None.
+        permutations: Number of patterns drawn.
+
+    Returns:
+        The p-value; NaN without any item.
+
+    Raises:
+        ParameterError: ``clusters`` has another length than ``values``, or there is no permutation to draw.
+    """
+    if permutations < 1:
+        raise ParameterError("too small.", argument="permutations", got=permutations, allowed="1 or more")
+    sums = _cluster_sums(_per_item(values), clusters)
+    n = len(sums)
+    if n == 0:
+        return float("nan")
+    observed = abs(sums.sum()) - _ROUNDING * np.abs(sums).sum()
+    if n <= _EXACT_UP_TO and 2**n <= permutations:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return float((np.abs(signs @ sums) >= observed).mean())
+    rng = np.random.default_rng(seed)
+    reached = 1
+    for start in range(0, permutations, 512):
+        signs = rng.choice(np.array([-1.0, 1.0]), size=(min(512, permutations - start), n))
+        reached += int((np.abs(signs @ sums) >= observed).sum())
+    return reached / (permutations + 1)
+
+
+def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """Return Holm's step-down adjusted p-values; NaN entries were not tested and don't count.
+
+    Args:
+        p: Raw p-values of one family.
+    """
+    adjusted = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    raised = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
+    return adjusted
+
+
+def auc_interval(
+    positive: Float[np.ndarray, "item *order"],
+    negative: Float[np.ndarray, "item *order"],
+    *,
+    seed: int,
+    clusters: Sequence[object] | None = None,
+    level: float = 0.95,
+) -> Interval:
+    """Return the area under the ROC curve of telling two versions of the same items apart by one number.
+
+    The share of (positive, negative) pairs of prompts in which the positive one is higher, ties counting half, with a
+    bootstrap interval over clusters. Where every pair agrees, resampling sees no spread; the end is Wilson's for as
+    many agreeing trials as there are clusters.
+
+    Args:
+        positive: The number for each item (and answer order) of the version to be told.
+        negative: The same items of the other version; items with a NaN in either are left out.
+        seed: Seed of the resampling.
+        clusters: What each item is independent by; every item on its own when None.
+        level: Coverage of the interval.
+
+    Raises:
+        ParameterError: Shapes or lengths differ.
+    """
+    if positive.shape != negative.shape:
+        raise ParameterError(
+            "both versions must be of the same items.",
+            argument="negative",
+            got=negative.shape,
+            allowed=f"{positive.shape}",
+        )
+    wins, counts = _cluster_wins(positive, negative, clusters)
+    n = len(counts)
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    value = float(wins.sum() / np.outer(counts, counts).sum())
+    if n == 1:
+        return Interval(value, np.nan, np.nan, 1)
+    if value in (0.0, 1.0):
+        return Interval(value, *_wilson(value, n, level=level), n)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+    areas = ((drawn @ wins) * drawn).sum(1) / np.square(drawn @ counts)
+    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), n)
+
+
+def _cluster_wins(
+    positive: np.ndarray, negative: np.ndarray, clusters: Sequence[object] | None
+) -> tuple[Float[np.ndarray, "cluster cluster"], Float[np.ndarray, " cluster"]]:
+    """Return the wins of each cluster's positive prompts over each cluster's negative ones, and prompts per cluster."""
+    above, below = (np.asarray(x, dtype=float).reshape(len(x), -1) for x in (positive, negative))
+    known = ~(np.isnan(above) | np.isnan(below)).any(1)
+    _, index = np.unique(_labels(above, clusters)[known], return_inverse=True)
+    index = np.repeat(index, above.shape[1])
+    above, below = above[known].ravel(), below[known].ravel()
+    n = int(index.max()) + 1 if len(index) else 0
+    by_cluster = np.zeros((n, len(below)))
+    for mine, value in zip(index, above, strict=True):
+        by_cluster[mine] += (value > below) + 0.5 * (value == below)
+    wins = np.stack([np.bincount(index, weights=row, minlength=n) for row in by_cluster]) if n else np.zeros((0, 0))
+    return wins, np.bincount(index, minlength=n).astype(float)
+
+
+def _labels(values: np.ndarray, clusters: Sequence[object] | None) -> np.ndarray:
+    if clusters is None:
+        return np.arange(len(values))
+    if len(clusters) != len(values):
+        raise ParameterError(
+            "values and clusters must describe the same items.",
+            argument="clusters",
+            got=f"{len(clusters)} clusters",
+            allowed=f"{len(values)}",
+        )
+    return np.unique([str(c) for c in clusters], return_inverse=True)[1]
+
+
+def _cluster_sums(flat: np.ndarray, clusters: Sequence[object] | None) -> np.ndarray:
+    known = ~np.isnan(flat)
+    _, index = np.unique(_labels(flat, clusters)[known], return_inverse=True)
+    return np.bincount(index, weights=flat[known])
+
+
+def _wilson(rate: float, n: int, *, level: float) -> tuple[float, float]:
+    z2 = float(stats.norm.ppf(0.5 + level / 2)) ** 2
+    centre = (rate * n + z2 / 2) / (n + z2)
+    half = np.sqrt(z2) / (n + z2) * np.sqrt(n * rate * (1 - rate) + z2 / 4)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
