@@ -6,9 +6,13 @@ from workbench.hooks.anatomy import Anatomy, module_lock
 from workbench.hooks.doctor import Check
 from workbench.hooks.edits import Ablate, Custom, Edit, Patch, Scale, Steer, Subspace
 from workbench.hooks.executor import Executor, LogitsKept, Run
+from workbench.hooks.last_tokens import last_tokens_only
 from workbench.hooks.lens_backend import BridgeBackend
 from workbench.hooks.nnsight_backend import NNsightBackend
+from workbench.hooks.patterns import AttentionRun, attention_patterns, mixed_values
 from workbench.hooks.ports import Port
+from workbench.hooks.precise import float32_blocks
+from workbench.hooks.reading import Reader
 from workbench.hooks.shadow import weight_sharing_shadow
 from workbench.hooks.sites import Component, Site
 from workbench.hooks.torch_backend import HooksBackend, forwards_replaced
@@ -17,6 +21,7 @@ __all__ = [
     "Ablate",
     "Activations",
     "Anatomy",
+    "AttentionRun",
     "BridgeBackend",
     "Check",
     "Component",
@@ -28,13 +33,16 @@ __all__ = [
     "NNsightBackend",
     "Patch",
     "Port",
+    "Reader",
     "Run",
     "Scale",
     "Site",
     "Steer",
     "Subspace",
     "doctor",
+    "float32_blocks",
     "forwards_replaced",
+    "last_tokens_only",
     "module_lock",
     "weight_sharing_shadow",
 ]
