@@ -39,10 +39,12 @@ __all__ = [
     "Site",
     "Steer",
     "Subspace",
+    "attention_patterns",
     "doctor",
     "float32_blocks",
     "forwards_replaced",
     "last_tokens_only",
+    "mixed_values",
     "module_lock",
     "weight_sharing_shadow",
 ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -170,7 +170,7 @@ def _softmax_rows(
     return scores.softmax(-1)
 
 
-def _picked(tensor: Float[Tensor, "prompt head pos *rest"], columns: Tensor) -> Float[Tensor, "prompt k head *rest"]:
+def _picked(tensor: Shaped[Tensor, "prompt head pos *rest"], columns: Tensor) -> Shaped[Tensor, "prompt k head *rest"]:
     columns = columns.to(tensor.device)
     return tensor[torch.arange(len(columns), device=tensor.device)[:, None], :, columns]
 
