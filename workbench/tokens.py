@@ -5,7 +5,7 @@ one KV-cache position serves all rows. Position ids are always explicit: with le
 ``position_ids`` plain Hugging Face models with learned positions are silently wrong.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from workbench.errors import ParameterError
 
+TEMPLATE = "template"
+"""Name of the real tokens that lie in no named span."""
+
 
 class Span(NamedTuple):
     """A half-open range of token columns, in the padded batch's own coordinates."""
@@ -23,6 +26,14 @@ class Span(NamedTuple):
     """First column of the span."""
     stop: int
     """One past its last column."""
+
+
+def innermost_names(spans: Mapping[str, Span], *, length: int) -> tuple[str, ...]:
+    """Return the name of the innermost span each of ``length`` columns lies in; ``"template"`` for none."""
+    names = [TEMPLATE] * length
+    for name, span in sorted(spans.items(), key=lambda entry: entry[1].start - entry[1].stop):
+        names[span.start : span.stop] = [name] * (span.stop - span.start)
+    return tuple(names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,6 +130,27 @@ class TokenBatch:
     def device(self) -> torch.device:
         """Where the ids live."""
         return self.ids.device
+
+    def span_mask(self, names: Collection[str]) -> Bool[Tensor, "prompt pos"]:
+        """Return which tokens have one of these names as their innermost span; padding lies in none.
+
+        Args:
+            names: Span names; ``"template"`` is every real token in no named span. A name a row doesn't have selects
+                nothing there.
+
+        Raises:
+            ParameterError: Nobody named any span of this batch.
+        """
+        if not self.spans:
+            raise ParameterError(
+                "this batch has no named spans.",
+                argument="batch",
+                got="no span tables",
+                fix="Build it from encoded prompts, or hand spans to TokenBatch.from_rows.",
+            )
+        width = self.ids.shape[1]
+        chosen = [[name in names for name in innermost_names(table, length=width)] for table in self.spans]
+        return torch.tensor(chosen, device=self.device) & self.mask
 
     def __len__(self) -> int:
         """Return the number of prompts."""

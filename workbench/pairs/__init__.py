@@ -4,7 +4,7 @@ from workbench.pairs.controls import identical_pair, random_delta_pair
 from workbench.pairs.delta import TensorChange, WeightDelta, weight_delta
 from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
 from workbench.pairs.load import load_pair
-from workbench.pairs.lockstep import scaled_logits
+from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits
 from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
@@ -14,16 +14,19 @@ __all__ = [
     "Guard",
     "Pair",
     "PairReport",
+    "Scaling",
     "Side",
     "TensorChange",
     "WeightDelta",
     "embedded_names",
     "embedded_pair",
+    "gated_stream",
     "identical_pair",
     "items_fingerprint",
     "load_pair",
     "random_delta_pair",
     "run_meta",
+    "scaled_generate",
     "scaled_logits",
     "weight_delta",
 ]

@@ -1,0 +1,32 @@
+"""Named spans of a batch, token by token."""
+
+import pytest
+import torch
+
+from workbench.errors import ParameterError
+from workbench.tokens import Span, TokenBatch, innermost_names
+
+SPANS = ({"instruction": Span(0, 4), "question": Span(1, 3)}, {"question": Span(0, 2)})
+BATCH = TokenBatch.from_rows([[5, 6, 7, 8, 9], [5, 6, 7]], pad_id=0, spans=SPANS)
+
+
+def test_the_innermost_span_wins():
+    assert innermost_names(SPANS[0], length=5) == ("instruction", "question", "question", "instruction", "template")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["question"], [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]),
+        (["instruction"], [[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]]),
+        (["template"], [[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]]),
+        (["question", "instruction", "template"], [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]),
+    ],
+)
+def test_a_mask_follows_the_padding_which_lies_in_no_span(names, expected):
+    assert torch.equal(BATCH.span_mask(names), torch.tensor(expected, dtype=torch.bool))
+
+
+def test_a_batch_nobody_named_spans_in_is_refused():
+    with pytest.raises(ParameterError, match="no named spans"):
+        TokenBatch.from_rows([[5, 6]], pad_id=0).span_mask(["question"])
