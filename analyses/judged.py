@@ -57,7 +57,7 @@ class JudgedResult(ABC):
             ParameterError: An array has another shape than its labels say.
         """
         sizes = self.sizes()
-        for name, axes in (self.AXES | {"labels": ("item",)}).items():
+        for name, axes in {**self.AXES, "labels": ("item",)}.items():
             array, expected = getattr(self, name), tuple(sizes[axis] for axis in axes)
             if array.shape != expected:
                 raise ParameterError(

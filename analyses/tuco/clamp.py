@@ -10,8 +10,9 @@ Paper: Nuti et al. 2025, Algorithm 1 and Proposition D.3, there with one block p
 Falsified if clamping a model to its own stream changes one bit of any block's output.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,10 +21,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.errors import ParameterError
-from workbench.hooks import Component, HooksBackend, Patch, Site
+from workbench.hooks import (
+    Component,
+    HooksBackend,
+    Patch,
+    Site,
+    float32_blocks,
+    last_tokens_only,
+    shared_prefix_run,
+)
 from workbench.tokens import TokenBatch
 
 Granularity = Literal["sublayer", "block", "model"] | int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How outputs on a recorded stream are computed, by both models alike, so that equal models give exactly 0."""
+
+    last_only: bool = False
+    """Compute only what the last token needs (the shortcut): keys and values of all tokens, the rest of one."""
+    float32: bool = False
+    """Compute blocks in float32 on the stream as the model rounded it."""
+    group: int = 1
+    """Rows in a run of so many begin alike (answer orders of one item); their common prefix is run once."""
+
+    @contextmanager
+    def entered(self, executor: HooksBackend) -> Iterator[None]:
+        """While open, the executor's model computes this way."""
+        with ExitStack() as stack:
+            if self.float32:
+                stack.enter_context(float32_blocks(executor))
+            if self.last_only:
+                stack.enter_context(last_tokens_only(executor))
+            yield
+
+
+PLAIN = Evaluation()
+"""The models' own full forwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +121,13 @@ def units(granularity: Granularity, *, n_layers: int, parallel: bool) -> tuple[U
 
 
 def measure(
-    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], column: int = -1
+    judge: HooksBackend,
+    base: HooksBackend,
+    batch: TokenBatch,
+    *,
+    parts: Sequence[Unit],
+    column: int = -1,
+    how: Evaluation = PLAIN,
 ) -> Contributions:
     """Record the judge's stream and clamp the base to it (steps 1 to 3).
 
@@ -96,42 +137,99 @@ def measure(
         batch: Prompts, left-padded.
         parts: Units from :func:`units`.
         column: Column of the batch where writes are read; the last prompt token by default.
+        how: How outputs on the recorded stream are computed.
 
     Raises:
-        ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here.
+        ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here; or
+            the shortcut is asked for where it doesn't apply.
     """
-    n_layers = judge.anatomy.n_layers
-    first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
+    side = judge_side(judge, batch, parts=parts, column=column, how=how)
+    return contributions(side, base, batch, parts=parts, column=column, how=how)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgeSide:
+    """What of the judge a clamped base needs, and what the judge itself wrote: step 1."""
+
+    record: dict[Site, Float[Tensor, "prompt pos d_model"]]
+    """Stream entering every unit, at all positions."""
+    outputs: dict[Site, Float[Tensor, "prompt d_model"]]
+    """The judge's outputs at the column that is read, the final stream among them."""
+
+    def to(self, device: torch.device | str) -> "JudgeSide":
+        """Return it on another device, e.g. while the other model needs the room."""
+        return JudgeSide(
+            record={site: value.to(device) for site, value in self.record.items()},
+            outputs={site: value.to(device) for site, value in self.outputs.items()},
+        )
+
+
+def judge_side(
+    judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], column: int = -1, how: Evaluation = PLAIN
+) -> JudgeSide:
+    """Run the judge and record what enters every unit; see :func:`measure`."""
+    first, last = _ends_of_stream(judge)
     starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
+    ends = list(dict.fromkeys([*(unit.end for unit in parts), last]))
+    if how.last_only and not shortcut_applies(parts, n_layers=judge.anatomy.n_layers, column=column):
+        raise ParameterError(
+            "the last-token shortcut needs every block clamped and the last token read.",
+            argument="shortcut",
+            got=f"{len(parts)} units, column {column}",
+            fix="Pass shortcut=False.",
+        )
+    if how == PLAIN:
+        run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
+        return JudgeSide(
+            record={site: run[site] for site in starts}, outputs={site: run[site][:, column] for site in ends}
+        )
+    record = (
+        shared_prefix_run(judge, batch, group=how.group, capture=starts)
+        if how.group > 1
+        else dict(judge.run(batch, capture=starts, logits="none").activations)
+    )
+    return JudgeSide(record=record, outputs=clamp(judge, batch, record=record, read=ends, column=column, how=how))
+
+
+def contributions(
+    side: JudgeSide,
+    base: HooksBackend,
+    batch: TokenBatch,
+    *,
+    parts: Sequence[Unit],
+    column: int = -1,
+    how: Evaluation = PLAIN,
+) -> Contributions:
+    """Clamp the base to the judge's recorded stream and subtract; see :func:`measure`."""
+    first, last = _ends_of_stream(base)
     ends = list(dict.fromkeys(unit.end for unit in parts))
-    run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends, last])), logits="none")
-    record = run.activations
-    clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends, column=column)
-    inputs = torch.stack([record[unit.start][:, column].float() for unit in parts], dim=1)
-    judge_outputs = torch.stack([record[unit.end][:, column] for unit in parts], dim=1)
+    clamped = clamp(base, batch, record=side.record, read=ends, column=column, how=how)
+    inputs = torch.stack([side.record[unit.start][:, column].float() for unit in parts], dim=1)
+    judge_outputs = torch.stack([side.outputs[unit.end] for unit in parts], dim=1)
     base_outputs = torch.stack([clamped[unit.end] for unit in parts], dim=1)
     whole = torch.tensor([unit.component is Component.RESID_POST for unit in parts], device=inputs.device)
-    contributions = Contributions(
+    found = Contributions(
         pretrained=base_outputs.float() - torch.where(whole[:, None], inputs, 0.0),
         finetuned=judge_outputs.float() - base_outputs.float(),
-        embedded=record[first][:, column].float(),
-        final=record[last][:, column].float(),
+        embedded=side.record[first][:, column].float(),
+        final=side.outputs[last].float(),
         base_outputs=base_outputs,
         judge_outputs=judge_outputs,
     )
-    _check_sum(contributions)
-    return contributions
+    _check_sum(found, stream=side.record[first].dtype)
+    return found
 
 
 def clamp(
     base: HooksBackend,
     batch: TokenBatch,
     *,
-    record: dict[Site, Float[Tensor, "prompt pos d_model"]],
+    record: Mapping[Site, Float[Tensor, "prompt pos d_model"]],
     read: Sequence[Site],
     column: int | None = -1,
+    how: Evaluation = PLAIN,
 ) -> dict[Site, Float[Tensor, "prompt *pos d_model"]]:
-    """Run the base's own forward with each recorded site overwritten, and read outputs.
+    """Run a model's own forward with each recorded site overwritten, and read outputs.
 
     Args:
         base: Executor of the model to clamp.
@@ -139,19 +237,46 @@ def clamp(
         record: Streams to overwrite with, at all positions.
         read: Sites whose output is returned.
         column: Where it is read; the last prompt token by default, None for all tokens.
+        how: How outputs are computed.
     """
     edits = [Patch(site=site, values=values) for site, values in record.items()]
     end = max(read, key=lambda site: base.anatomy.order[site])
-    run = base.run(
-        batch,
-        edits=edits,
-        capture=list(read),
-        positions=None if column is None else torch.full((len(batch), 1), column, device=batch.device),
-        logits="none",
-        stop_after=end,
-        check_edits=False,
-    )
+    with how.entered(base):
+        run = base.run(
+            batch,
+            edits=edits,
+            capture=list(read),
+            positions=None if column is None else torch.full((len(batch), 1), column, device=batch.device),
+            logits="none",
+            stop_after=end,
+            check_edits=False,
+        )
     return {site: run.activations[site] if column is None else run.activations[site][:, 0] for site in read}
+
+
+def shortcut_applies(parts: Sequence[Unit], *, n_layers: int, column: int = -1) -> bool:
+    """Return whether the last-token shortcut is exact here: every block's stream is given, the last token is read."""
+    given = {unit.start for unit in parts}
+    return column == -1 and all(Site(Component.RESID_PRE, layer) in given for layer in range(n_layers))
+
+
+def shortcut_error(
+    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], how: Evaluation
+) -> float:
+    """Return the largest difference between shortcut and full clamp, relative to the largest write of the base.
+
+    Args:
+        judge: Executor of the fine-tuned model.
+        base: Executor of the model before fine-tuning.
+        batch: A few prompts.
+        parts: How the network is cut.
+        how: The evaluation to check.
+    """
+    fast = measure(judge, base, batch, parts=parts, how=how)
+    full = measure(judge, base, batch, parts=parts, how=replace(how, last_only=False, group=1))
+    scale = full.pretrained.abs().max().clamp(min=1e-12)
+    errors = [(fast.pretrained - full.pretrained).abs().max(), (fast.finetuned - full.finetuned).abs().max()]
+    return float(max(errors) / scale)
 
 
 def last_column(batch: TokenBatch) -> Int[Tensor, "prompt 1"]:
@@ -184,11 +309,15 @@ def _segment(start: int, stop: int) -> Unit:
     )
 
 
-def _check_sum(found: Contributions) -> None:
+def _ends_of_stream(executor: HooksBackend) -> tuple[Site, Site]:
+    return Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, executor.anatomy.n_layers - 1)
+
+
+def _check_sum(found: Contributions, *, stream: torch.dtype) -> None:
     """Refuse when embedding plus all writes isn't the final stream; only sub-layer outputs can fail this."""
     total = found.embedded + found.pretrained.sum(1) + found.finetuned.sum(1)
     error = (total - found.final).abs().max()
-    tolerance = (1e-4 if found.judge_outputs.dtype == torch.float32 else 5e-2) * found.final.abs().max().clamp(min=1.0)
+    tolerance = (1e-4 if stream == torch.float32 else 5e-2) * found.final.abs().max().clamp(min=1.0)
     if error > tolerance:
         raise ParameterError(
             "the sub-layer outputs of this architecture don't add up to its residual stream.",

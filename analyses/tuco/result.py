@@ -1,40 +1,28 @@
 """TucoResult: every number of one TuCo run, with labels, finding, table and figures."""
 
-import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from analyses.metrics import Interval, mean_interval, ratio_interval
+from analyses.judged import JudgedResult
 from analyses.tuco import figures, shares, statements, table
-from workbench.errors import ParameterError
-from workbench.results import Finding, Panel, RunMeta, load_folder, save_folder
+from workbench.results import Finding, Panel
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_LABELS = (
-    "item_ids",
-    "clusters",
-    "orders",
-    "units",
-    "unit_layers",
-    "unit_components",
-    "granularity",
-    "norm",
-    "choices",
-    "questions",
-    "confirmed_unit",
-)
+_ITEM_ORDER = ("item", "order")
+_ITEM_ORDER_UNIT = ("item", "order", "unit")
+_DRAW_ITEM_ORDER = ("draw", "item", "order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TucoResult:
+class TucoResult(JudgedResult):
     """Contribution of fine-tuning to each judgement, at the last prompt token.
 
     Verdict quantities are logit gaps oriented first slot minus second slot of the prompt as shown;
@@ -42,12 +30,6 @@ class TucoResult:
     was not measured; ``meta.not_measured`` says why.
     """
 
-    item_ids: tuple[str, ...]
-    """Label of each item."""
-    clusters: tuple[str, ...]
-    """What each item is independent by; intervals are over clusters."""
-    orders: tuple[str, ...]
-    """Answer orders: ``original``, ``swapped``."""
     units: tuple[str, ...]
     """Label of each residual write, e.g. ``block 3`` or ``attn 3``."""
     unit_layers: tuple[int, ...]
@@ -60,12 +42,8 @@ class TucoResult:
     """``l1`` (the paper's) or ``l2``."""
     choices: tuple[str, ...]
     """Text of the two verdict labels whose logits make the gap."""
-    questions: tuple[str, ...]
-    """Question of each item."""
     confirmed_unit: str | None
     """Unit whose fine-tuning was taken out in a real forward; chosen on items it was not tested on."""
-    labels: Int[np.ndarray, " item"]
-    """Index of the better answer in the item's own order; -1 where nobody said."""
     finetuned_norm: Float[np.ndarray, "item order"]
     """|F|: norm of everything fine-tuning wrote."""
     pretrained_norm: Float[np.ndarray, "item order"]
@@ -112,31 +90,27 @@ class TucoResult:
     """The same with a random change of equal length at the same place."""
     identical_share: float
     """TuCo of the judge against itself; exactly 0 or the run is refused."""
-    meta: RunMeta
-    """Models, items, choices, seed and versions behind these numbers."""
 
-    def __post_init__(self) -> None:
-        """Check that arrays and labels agree.
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **dict.fromkeys(
+            (
+                "finetuned_norm", "pretrained_norm", "embedding_norm", "output_change_norm", "base_output_norm",
+                "alignment", "judge_gap", "base_gap", "embedding_push", "embedding_change_push", "bias_push",
+                "confirmed_effect", "confirmed_control",
+            ),
+            _ITEM_ORDER,
+        ),
+        **dict.fromkeys(
+            ("finetuned_parts", "pretrained_parts", "profile", "pretrained_push", "finetuned_push", "removal_effect"),
+            _ITEM_ORDER_UNIT,
+        ),
+        **dict.fromkeys(("control_finetuned_norm", "control_pretrained_norm", "control_push"), _DRAW_ITEM_ORDER),
+    }  # fmt: skip
 
-        Raises:
-            ParameterError: An array has another shape than its labels say.
-        """
-        sizes = {
-            "item": len(self.item_ids),
-            "order": len(self.orders),
-            "unit": len(self.units),
-            "draw": len(self.control_push),
-        }
-        for field in fields(self):
-            axes = _AXES.get(field.name)
-            expected = tuple(sizes[axis] for axis in axes) if axes else None
-            if expected is not None and getattr(self, field.name).shape != expected:
-                raise ParameterError(
-                    "array and labels differ in size.",
-                    argument=field.name,
-                    got=getattr(self, field.name).shape,
-                    allowed=str(expected),
-                )
+    def sizes(self) -> dict[str, int]:
+        """Return the length of every axis."""
+        base = {"item": len(self.item_ids), "order": len(self.orders)}
+        return base | {"unit": len(self.units), "draw": len(self.control_push)}
 
     @property
     def tuco(self) -> Float[np.ndarray, "item order"]:
@@ -181,30 +155,6 @@ class TucoResult:
         """Return what the run says, verdict first."""
         return statements.finding(self)
 
-    def toward_label(self, gap: Float[np.ndarray, "*draw item order"]) -> Float[np.ndarray, "*draw item order"]:
-        """Orient a slot-oriented gap to the labelled answer; NaN for items without a label.
-
-        Args:
-            gap: Any array of this result whose last axes are item and order.
-        """
-        sign = np.where(self.labels < 0, np.nan, np.where(self.labels == 0, 1.0, -1.0))[:, None]
-        slot = np.array([1.0 if order == "original" else -1.0 for order in self.orders])[None, :]
-        return gap * sign * slot
-
-    def toward_first_slot(self, gap: Float[np.ndarray, "*draw item order"]) -> Float[np.ndarray, "*draw item"]:
-        """Return the position part of a gap: the mean over both orders, what an order swap doesn't turn round."""
-        return gap.mean(-1)
-
-    def mean(self, values: Float[np.ndarray, "item *order"], *, level: float = 0.95) -> Interval:
-        """Return the mean of any of this result's per-item values, with its interval over clusters of items."""
-        return mean_interval(values, seed=self.meta.seed, clusters=self.clusters, level=level)
-
-    def ratio(
-        self, numerator: Float[np.ndarray, "item *order"], denominator: Float[np.ndarray, "item *order"]
-    ) -> Interval:
-        """Return the ratio of two means, with its interval over clusters of items."""
-        return ratio_interval(numerator, denominator, seed=self.meta.seed, clusters=self.clusters)
-
     def to_frame(self) -> "pd.DataFrame":
         """Return the tidy table: one row per item, order, unit and metric."""
         return table.frame(self)
@@ -221,34 +171,6 @@ class TucoResult:
             if figures.has_data(title, self)
         )
 
-    def summary(self) -> str:
-        """Return the finding as text: headline, effects with interval and control, limits."""
-        return self.finding.text()
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the result as a folder of npz and JSON; returns the folder."""
-        arrays = {name: getattr(self, name) for name in _AXES} | {"identical_share": np.asarray(self.identical_share)}
-        return save_folder(
-            path,
-            kind=type(self).__name__,
-            arrays=arrays,
-            labels={name: getattr(self, name) for name in _LABELS},
-            meta=self.meta,
-        )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "TucoResult":
-        """Read a result that :meth:`save` wrote.
-
-        Raises:
-            ResultError: The folder is incomplete or holds another kind of result.
-        """
-        stored = load_folder(path, kind=cls.__name__)
-        labels: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.labels.items()}
-        arrays: dict[str, Any] = dict(stored.arrays)
-        arrays["identical_share"] = float(arrays["identical_share"])
-        return cls(**labels, **arrays, meta=stored.meta)
-
     def _of_whole(self, parts: np.ndarray) -> np.ndarray:
         whole = (self.finetuned_norm + self.pretrained_norm)[..., None]
         return np.divide(parts, whole, out=np.zeros_like(parts), where=whole > 0)
@@ -258,34 +180,8 @@ class TucoResult:
         pair = self.meta.pair.get("name")
         return f"TucoResult({pair!r}, {len(self.item_ids)} items, {self.granularity}): {self.finding.headline}"
 
-    def _repr_html_(self) -> str:
-        return statements.html_block(self)
-
-
-_ITEM_ORDER = ("item", "order")
-_ITEM_ORDER_UNIT = ("item", "order", "unit")
-_DRAW_ITEM_ORDER = ("draw", "item", "order")
-_AXES: dict[str, tuple[str, ...]] = {
-    "labels": ("item",),
-    **dict.fromkeys(
-        (
-            "finetuned_norm", "pretrained_norm", "embedding_norm", "output_change_norm", "base_output_norm",
-            "alignment", "judge_gap", "base_gap", "embedding_push", "embedding_change_push", "bias_push",
-            "confirmed_effect", "confirmed_control",
-        ),
-        _ITEM_ORDER,
-    ),
-    **dict.fromkeys(
-        ("finetuned_parts", "pretrained_parts", "profile", "pretrained_push", "finetuned_push", "removal_effect"),
-        _ITEM_ORDER_UNIT,
-    ),
-    **dict.fromkeys(("control_finetuned_norm", "control_pretrained_norm", "control_push"), _DRAW_ITEM_ORDER),
-}  # fmt: skip
-
 
 def empty_arrays(*, n_items: int, n_orders: int, n_units: int) -> dict[str, np.ndarray]:
     """Return the result's arrays filled with NaN (no control draws yet), for a run to fill in."""
     sizes = {"item": n_items, "order": n_orders, "unit": n_units, "draw": 0}
-    return {
-        name: np.full(tuple(sizes[axis] for axis in axes), np.nan) for name, axes in _AXES.items() if name != "labels"
-    }
+    return {name: np.full(tuple(sizes[axis] for axis in axes), np.nan) for name, axes in TucoResult.AXES.items()}

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 from scipy import stats
 
+from analyses.judged import estimate
 from analyses.metrics import Interval
-from workbench import html
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
@@ -38,19 +37,8 @@ def finding(result: "TucoResult") -> Finding:
     found = [name for name, _, decides in pushes if decides]
     loud = _above_noise(result)
     headline = _headline(result, found) if found and loud else _nothing(result, loud=loud)
-    estimates = (_share(result), *(estimate for _, estimate, _ in pushes), *_others(result))
+    estimates = (_share(result), *(push for _, push, _ in pushes), *_others(result))
     return Finding(headline=headline, found=bool(found) and loud, estimates=estimates, limits=_limits(result))
-
-
-def html_block(result: "TucoResult") -> str:
-    """Return the finding as an escaped HTML fragment for notebooks."""
-    said = result.finding
-    return html.fragment(
-        html.badge("found" if said.found else "nothing"),
-        Markup("<p><strong>{}</strong></p>").format(html.visible(said.headline)),
-        html.item_list([estimate.text() for estimate in said.estimates]),
-        Markup("<details><summary>Limits</summary>{}</details>").format(html.item_list(said.limits)),
-    )
 
 
 def _decisive(result: "TucoResult") -> list[tuple[str, Estimate, bool]]:
@@ -75,7 +63,7 @@ def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarr
     null, decides = None, False
     if len(control):
         mean = control.mean(0)
-        null = _estimate("a random change of equal norm", result.mean(mean), unit="logits")
+        null = estimate("a random change of equal norm", result.mean(mean), unit="logits")
         draws = np.array([result.mean(draw).value for draw in control])
         same_items = result.mean(np.where(np.isnan(mean), np.nan, own)).value
         if len(draws) >= _FEWEST_DRAWS:
@@ -91,7 +79,7 @@ def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarr
             low, high = _further_draw(draws, level=DECISION_LEVEL)
             outside = not low <= same_items <= high
             decides = outside and result.mean(own - mean, level=DECISION_LEVEL).excludes(0.0)
-    return name, _estimate(f"push of fine-tuning {name}", result.mean(own), unit="logits", control=null), decides
+    return name, estimate(f"push of fine-tuning {name}", result.mean(own), unit="logits", control=null), decides
 
 
 def _further_draw(draws: np.ndarray, *, level: float) -> tuple[float, float]:
@@ -103,7 +91,7 @@ def _further_draw(draws: np.ndarray, *, level: float) -> tuple[float, float]:
 def _headline(result: "TucoResult", found: list[str]) -> str:
     share = _pooled(result)
     named = result.units[_strongest(result)]
-    pushes = {name: estimate for name, estimate, _ in _decisive(result)}
+    pushes = {name: push for name, push, _ in _decisive(result)}
     parts = [f"by {pushes[name].value:+.3g} logits {name}" for name in found]
     control = _share(result).control
     beside = "" if control is None else f" (a random change of the same size: {control.value:.1%})"
@@ -132,8 +120,8 @@ def _share(result: "TucoResult") -> Estimate:
             result.control_finetuned_norm.mean(0),
             (result.control_finetuned_norm + result.control_pretrained_norm).mean(0),
         )
-        control = _estimate("a random change of equal norm", pooled)
-    return _estimate(
+        control = estimate("a random change of equal norm", pooled)
+    return estimate(
         f"TuCo ({result.granularity}, {result.norm}, |F| / (|P| + |F|) over items)", _pooled(result), control=control
     )
 
@@ -147,20 +135,20 @@ def _others(result: "TucoResult") -> tuple[Estimate, ...]:
     if not np.isnan(result.output_change_norm).all():
         pooled = result.ratio(result.output_change_norm, result.output_change_norm + result.base_output_norm)
         floor = Estimate(name="judge against itself", value=0.0, low=0.0, high=0.0, n=pooled.n)
-        made.append(_estimate("OutputCo (two free runs)", pooled, control=floor))
+        made.append(estimate("OutputCo (two free runs)", pooled, control=floor))
     if result.confirmed_unit is not None:
         oriented = _oriented(result, result.confirmed_effect)
-        null = _estimate(
+        null = estimate(
             "a random change of equal length there",
             result.mean(_oriented(result, result.confirmed_control)),
             unit="logits",
         )
         name = f"verdict margin lost when {result.confirmed_unit} runs without its fine-tuning (named on other items)"
-        made.append(_estimate(name, result.mean(oriented), unit="logits", control=null))
+        made.append(estimate(name, result.mean(oriented), unit="logits", control=null))
     for side, gap, other in (("judge", result.judge_gap, result.base_gap),):
         if (result.labels >= 0).any() and not np.isnan(gap).all():
-            base = None if np.isnan(other).all() else _estimate("base", result.mean(_right(result, other)))
-            made.append(_estimate(f"share of verdicts right, {side}", result.mean(_right(result, gap)), control=base))
+            base = None if np.isnan(other).all() else estimate("base", result.mean(_right(result, other)))
+            made.append(estimate(f"share of verdicts right, {side}", result.mean(_right(result, gap)), control=base))
     return tuple(made)
 
 
@@ -199,9 +187,3 @@ def _limits(result: "TucoResult") -> tuple[str, ...]:
             f"Noise floor of TuCo here {floor:.2g}; {low} of {result.tuco.size} prompts lie under {_FLOORS:g} floors."
         )
     return (*own, *(f"Not measured: {what}" for what in result.meta.not_measured))
-
-
-def _estimate(name: str, interval: Interval, *, unit: str = "", control: Estimate | None = None) -> Estimate:
-    return Estimate(
-        name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit, control=control
-    )

@@ -14,6 +14,7 @@ from workbench.hooks.ports import Port
 from workbench.hooks.precise import float32_blocks
 from workbench.hooks.reading import Reader
 from workbench.hooks.shadow import weight_sharing_shadow
+from workbench.hooks.shared_prefix import shared_prefix_run
 from workbench.hooks.sites import Component, Site
 from workbench.hooks.torch_backend import HooksBackend, forwards_replaced
 
@@ -46,5 +47,6 @@ __all__ = [
     "last_tokens_only",
     "mixed_values",
     "module_lock",
+    "shared_prefix_run",
     "weight_sharing_shadow",
 ]

@@ -4,7 +4,7 @@ Keeps the model's own attention kernel, cache and quantised layers; adds a few P
 Hooks are global to a module, hence one lock per module, and they are always removed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.hooks.activations import Activations
 from workbench.hooks.anatomy import Anatomy
 from workbench.hooks.edits import Edit
 from workbench.hooks.executor import (
@@ -179,9 +180,35 @@ class HooksBackend:
         steps.prompt.finish(steps.record)
         return out
 
-    def _execute(self, program: Program, batch: TokenBatch, *, logits: LogitsKept, stop: Site | None) -> Run:
+    def run_cached(self, batch: TokenBatch, *, capture: Sequence[Site], forward: Mapping[str, Any]) -> Activations:
+        """Run columns that continue, or fill, a cache of keys and values, and capture sites at all of them.
+
+        Blocks behind the last captured site don't run and leave their part of the cache as it is.
+
+        Args:
+            batch: The columns to run.
+            capture: Sites to read.
+            forward: Keywords of the model's forward that know the columns before: mask, position ids, cache.
+
+        Raises:
+            UnknownSite: See :meth:`run`.
+        """
+        program = prepare(self.anatomy, batch, capture=capture)
+        with entered(self.module, around=self.around):
+            stop = last_stop(program, logits="none", stop_after=None)
+            return self._execute(program, batch, logits="none", stop=stop, forward=forward).activations
+
+    def _execute(
+        self,
+        program: Program,
+        batch: TokenBatch,
+        *,
+        logits: LogitsKept,
+        stop: Site | None,
+        forward: Mapping[str, Any] | None = None,
+    ) -> Run:
         record = Record()
-        kwargs = forward_kwargs(self.module, batch, logits=logits)
+        kwargs = forward_kwargs(self.module, batch, logits=logits) | dict(forward or {})
         out: Tensor | None = None
         with (
             self._hooks(program, lambda site, value: program.visit(site, value, record), stop=stop),
@@ -241,9 +268,19 @@ def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any])
     """
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(_restore_forward, module, module.__dict__.get("forward"))
-            module.__dict__["forward"] = forward
+            stack.enter_context(forward_replaced(module, forward))
         yield
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Do the same to one module; see :func:`forwards_replaced`."""
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        _restore_forward(module, own)
 
 
 def _restore_forward(module: nn.Module, own: Callable[..., Any] | None) -> None:
