@@ -30,3 +30,15 @@ def test_a_mask_follows_the_padding_which_lies_in_no_span(names, expected):
 def test_a_batch_nobody_named_spans_in_is_refused():
     with pytest.raises(ParameterError, match="no named spans"):
         TokenBatch.from_rows([[5, 6]], pad_id=0).span_mask(["question"])
+
+
+def test_chosen_rows_keep_their_spans_and_lose_padding_nobody_needs():
+    short = BATCH.select([1])
+    assert short.ids.tolist() == [[5, 6, 7]]
+    assert short.spans == (SPANS[1],)
+    turned = BATCH.select([1, 0])
+    assert turned.ids.tolist() == [[0, 0, 5, 6, 7], [5, 6, 7, 8, 9]]
+    assert turned.prompt_ids == ("1", "0")
+    assert torch.equal(turned.span_mask(["question"]), BATCH.span_mask(["question"])[[1, 0]])
+    with pytest.raises(ParameterError, match="at least one"):
+        BATCH.select([])

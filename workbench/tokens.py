@@ -164,17 +164,24 @@ class TokenBatch:
 
     def row(self, index: int) -> "TokenBatch":
         """Return one prompt as a batch of its own, without padding."""
-        shift = int((~self.mask[index]).sum())
-        table = (
-            {name: Span(s.start - shift, s.stop - shift) for name, s in self.spans[index].items()}
-            if self.spans
-            else None
-        )
+        return self.select([index])
+
+    def select(self, indices: Sequence[int]) -> "TokenBatch":
+        """Return some prompts, in the order asked for, without the columns that pad all of them.
+
+        Raises:
+            ParameterError: No index is given.
+        """
+        if not indices:
+            raise ParameterError("choose at least one prompt.", argument="indices", got=list(indices))
+        rows = list(indices)
+        shift = int((~self.mask[rows]).sum(-1).min())
+        tables = [self.spans[index] for index in rows] if self.spans else []
         return TokenBatch(
-            ids=self.ids[index : index + 1, shift:],
-            mask=self.mask[index : index + 1, shift:],
-            prompt_ids=self.prompt_ids[index : index + 1],
-            spans=() if table is None else (table,),
+            ids=self.ids[rows, shift:],
+            mask=self.mask[rows, shift:],
+            prompt_ids=tuple(self.prompt_ids[index] for index in rows),
+            spans=tuple({n: Span(s.start - shift, s.stop - shift) for n, s in table.items()} for table in tables),
         )
 
     def forward_kwargs(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from tests.pairs.lockstep_pairs import FAMILIES, batch_with_spans, pair_of
 from workbench.errors import ParameterError
 from workbench.hooks import Component, Patch, Site
-from workbench.pairs import Scaling, gated_stream, identical_pair, load_pair, scaled_logits
+from workbench.pairs import Scaling, gated_stream, identical_pair, load_pair, scaled_logits, scaled_stream
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tiny_pair, tuned_copy
 
 C = Component
@@ -187,6 +187,13 @@ def test_padding_and_other_rows_dont_matter(pair):
     for row in range(len(BATCH)):
         alone = scaled_logits(pair, BATCH.row(row), scaling=scaling)
         assert float((together[row, -alone.shape[1] :] - alone[0]).abs().max()) < 5e-5
+
+
+def test_the_final_stream_is_what_norm_and_head_read(pair):
+    for side, alpha in (("judge", 1.0), ("base", 0.0)):
+        last = Site(C.RESID_POST, pair.n_layers - 1)
+        own = pair.executor(side).run(BATCH, capture=[last]).activations[last]
+        assert torch.equal(scaled_stream(pair, BATCH, scaling=Scaling(alpha), ends=side), own)
 
 
 @pytest.mark.parametrize("ends", ["judge", "base"])

@@ -4,10 +4,11 @@ from workbench.pairs.controls import identical_pair, random_delta_pair
 from workbench.pairs.delta import TensorChange, WeightDelta, weight_delta
 from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
 from workbench.pairs.load import load_pair
-from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits
+from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits, scaled_stream
 from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
+from workbench.pairs.resident import one_resident
 
 __all__ = [
     "EmbeddedPair",
@@ -24,9 +25,11 @@ __all__ = [
     "identical_pair",
     "items_fingerprint",
     "load_pair",
+    "one_resident",
     "random_delta_pair",
     "run_meta",
     "scaled_generate",
     "scaled_logits",
+    "scaled_stream",
     "weight_delta",
 ]

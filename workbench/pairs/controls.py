@@ -16,6 +16,7 @@ from workbench.pairs.pair import Pair
 
 def identical_pair(pair: Pair) -> Pair:
     """Return the pair whose base and judge are both the judge; every difference must be exactly zero."""
+    anatomy = pair.anatomy("judge")
     return Pair(
         name=f"{pair.name} (judge against itself)",
         base=pair.judge,
@@ -25,6 +26,7 @@ def identical_pair(pair: Pair) -> Pair:
         report=pair.report,
         kind=pair.kind,
         sources={"base": pair.sources["judge"], "judge": pair.sources["judge"]},
+        _cache={"anatomy/base": anatomy, "anatomy/judge": anatomy},
     )
 
 

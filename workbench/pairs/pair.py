@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import ParameterError
@@ -122,7 +123,10 @@ class Pair:
             name: What the new judge is, e.g. ``"random delta, seed 0"``.
         """
         sources = {**self.sources, "judge": {"source": name, "revision": None}}
-        return replace(self, judge=judge, name=f"{self.name} ({name})", sources=sources, _cache=self._base_cache())
+        cache = self._base_cache()
+        if _same_tree(judge, self.judge) and (known := self._cache.get("anatomy/judge")) is not None:
+            cache["anatomy/judge"] = replace(known, module=judge)
+        return replace(self, judge=judge, name=f"{self.name} ({name})", sources=sources, _cache=cache)
 
     def _identity(self) -> dict[str, Any]:
         template = template_text(self.tokenizer)
@@ -157,3 +161,9 @@ class Pair:
         """Return one line: name, kind, architecture, shape, dtype and device."""
         kind = f"{self.kind}, {type(self.base).__name__}, format {self.format.name!r}"
         return f"Pair({self.name!r}, {kind}, {self.dtype}, {self.device})"
+
+
+def _same_tree(left: nn.Module, right: nn.Module) -> bool:
+    """Whether two models have the same modules under the same names, so that one's anatomy is the other's."""
+    trees = ([(name, type(child)) for name, child in model.named_modules()] for model in (left, right))
+    return next(trees) == next(trees)

@@ -6,17 +6,14 @@ With every gate at alpha this is the alpha-scaled model, and the derivative of a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.errors import ParameterError
-from workbench.hooks.executor import StopForward, forward_kwargs
 from workbench.hooks.observe import at_input
-from workbench.hooks.ports import first
-from workbench.pairs.lockstep.mixing import smooth_blend
-from workbench.pairs.lockstep.running import in_lockstep
+from workbench.pairs.lockstep.running import final_stream, in_lockstep, prepare
 from workbench.pairs.lockstep.scaling import BlockShares, Ends
 from workbench.pairs.pair import Pair
 from workbench.tokens import TokenBatch
@@ -50,34 +47,14 @@ def gated_stream(
     if tuple(gates.shape) != expected:
         raise ParameterError("gates and batch differ.", argument="gates", got=tuple(gates.shape), allowed=str(expected))
     inner = 1.0 - gates if ends == "judge" else gates
-    with in_lockstep(pair, ends=ends, blend=smooth_blend, grad=True) as lockstep, _frozen(pair.base, pair.judge):
-        outer = lockstep.outer
-        batch = at_input(outer.module, batch)
-        lockstep.shares = tuple(
-            BlockShares(whole=per_block == 1, attention=inner[start], mlp=inner[start + per_block - 1])
-            for start in range(0, len(inner), per_block)
-        )
-        if lockstep.needs_inner:
-            kwargs = forward_kwargs(lockstep.inner.module, batch, logits="last")
-            lockstep.arguments = lockstep.inner.block_arguments(kwargs)
-        return _final_stream(outer.module, outer.blocks[-1], forward_kwargs(outer.module, batch, logits="last"))
-
-
-def _final_stream(module: nn.Module, last: nn.Module, kwargs: dict[str, Any]) -> Float[Tensor, "prompt pos d_model"]:
-    caught: list[Tensor] = []
-
-    def catch(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        caught.append(first(output))
-        raise StopForward
-
-    handle = last.register_forward_hook(catch)
-    try:
-        module(**kwargs)
-    except StopForward:
-        pass
-    finally:
-        handle.remove()
-    return caught[0]
+    shares = tuple(
+        BlockShares(whole=per_block == 1, attention=inner[start], mlp=inner[start + per_block - 1])
+        for start in range(0, len(inner), per_block)
+    )
+    with in_lockstep(pair, ends=ends, differentiable=True) as lockstep, _frozen(pair.base, pair.judge):
+        batch = at_input(lockstep.outer.module, batch)
+        prepare(lockstep, batch, shares)
+        return final_stream(lockstep.outer, batch)
 
 
 @contextmanager

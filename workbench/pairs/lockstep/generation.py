@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from workbench.errors import ParameterError
 from workbench.hooks.executor import generation_kwargs, random_state_kept
 from workbench.hooks.observe import at_input
-from workbench.pairs.lockstep.mixing import Lockstep, exact_blend
+from workbench.pairs.lockstep.mixing import Lockstep
 from workbench.pairs.lockstep.running import in_lockstep
 from workbench.pairs.lockstep.scaling import BlockShares, Ends, Scaling, block_shares
 from workbench.pairs.pair import Pair
@@ -55,7 +55,7 @@ def scaled_generate(
     Raises:
         ParameterError: An option needs what two caches can't follow, or the pair has no such block, head or span.
     """
-    with in_lockstep(pair, ends=ends, blend=exact_blend) as lockstep:
+    with in_lockstep(pair, ends=ends) as lockstep:
         outer = pair.module(ends)
         _check_options(outer, kwargs)
         batch = at_input(outer, batch)

@@ -125,11 +125,12 @@ class Lockstep:
     Args:
         outer: Model whose embedding, final norm and head are used.
         inner: Model whose writes are mixed in.
-        blend: How two writes are mixed.
+        differentiable: Whether shares are differentiated; otherwise both ends are exact to the bit.
     """
 
-    def __init__(self, outer: Half, inner: Half, *, blend: Blend = exact_blend) -> None:
-        self.outer, self.inner, self.blend = outer, inner, blend
+    def __init__(self, outer: Half, inner: Half, *, differentiable: bool = False) -> None:
+        self.outer, self.inner, self.differentiable = outer, inner, differentiable
+        self.blend: Blend = smooth_blend if differentiable else exact_blend
         self.same = outer.module is inner.module
         self.shares: Sequence[BlockShares] = ()
         """Shares of the forward that comes next, block by block."""
@@ -155,7 +156,9 @@ class Lockstep:
         shares, stream = self.shares[index], args[0] if args else kwargs["hidden_states"]
         if not self.needs_inner or (shares.only == 0.0 and not self.run_both):
             output = forward(*args, **kwargs)
-            return put_first(output, self.blend(first(output), first(output), share=shares.attention))
+            # A model against itself runs each block twice, so that a block that doesn't repeat itself shows.
+            again = forward(*args, **kwargs) if self.differentiable else output
+            return put_first(output, self.blend(first(output), first(again), share=shares.attention))
         if shares.only == 1.0 and not self.run_both:
             other = self._inner_block(index, stream)
             return (other,) if self.outer.anatomy.tuple_blocks else other
