@@ -202,6 +202,20 @@ def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     return adjusted
 
 
+def further_draw(draws: Float[np.ndarray, " draw"], *, level: float = 0.95) -> tuple[float, float]:
+    """Return where one more draw of a control falls (Student's prediction interval); NaN with fewer than two.
+
+    Args:
+        draws: The same number under several independent controls.
+        level: Coverage of the interval.
+    """
+    n = len(draws)
+    if n < 2:
+        return float("nan"), float("nan")
+    reach = stats.t.ppf(0.5 + level / 2, n - 1) * draws.std(ddof=1) * np.sqrt(1 + 1 / n)
+    return float(draws.mean() - reach), float(draws.mean() + reach)
+
+
 def auc_interval(
     positive: Float[np.ndarray, "item *order"],
     negative: Float[np.ndarray, "item *order"],

@@ -5,7 +5,15 @@ import pytest
 from jaxtyping import TypeCheckError
 from scipy import stats
 
-from analyses.metrics import auc_interval, holm, mean_interval, ratio_interval, share_interval, sign_flip_test
+from analyses.metrics import (
+    auc_interval,
+    further_draw,
+    holm,
+    mean_interval,
+    ratio_interval,
+    share_interval,
+    sign_flip_test,
+)
 from workbench.errors import ParameterError
 
 
@@ -147,6 +155,16 @@ def test_the_areas_interval_covers_the_truth_and_counts_clusters_once():
         np.repeat(positive, 4), np.repeat(negative, 4), seed=0, clusters=np.repeat(list("abcdefghijklmno"), 4).tolist()
     )
     assert copied == pytest.approx(once)
+
+
+def test_a_further_draw_falls_inside_as_often_as_said():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        low, high = further_draw(rng.standard_normal(4))
+        inside += low < rng.standard_normal() < high
+    assert 0.92 <= inside / 400 <= 0.98
+    assert np.isnan(further_draw(np.ones(1))).all()
 
 
 def test_perfect_separation_still_leaves_doubt():
