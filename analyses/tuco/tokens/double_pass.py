@@ -1,0 +1,176 @@
+"""P and F at every token at once: one judge forward, one clamped base forward, then arithmetic unit by unit.
+
+Causality makes this exact: the contributions at a token are those of the prompt cut off after it,
+so one double pass over prompt and completion gives what a double pass per prefix would. Writes are
+formed at real tokens only, a few tokens at a time; only the models' own activations are ever held whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analyses.tuco.clamp import Unit, clamp, to_numpy
+from analyses.tuco.shares import share
+from analyses.tuco.tokens.gauge import Gauge
+from workbench.errors import ParameterError
+from workbench.hooks import Component, HooksBackend, Site
+from workbench.tokens import TokenBatch
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_TOLERANCE_HALF = 5e-2
+_CHUNK = 32
+"""Tokens worked on at a time: all units of so many stay in a processor's cache, and P and F are never held whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenShares:
+    """What was measured at each chosen token of a batch: prompt by prompt, each from left to right."""
+
+    alignment: Float[np.ndarray, " token"]
+    """Cosine of P and F; NaN where one of them is zero."""
+    finetuned_parts: Float[np.ndarray, "token unit"]
+    """Signed parts of |F| by unit; they add up to it."""
+    pretrained_parts: Float[np.ndarray, "token unit"]
+    """Signed parts of |P| by unit; they add up to it."""
+    finetuned_depth: Float[np.ndarray, "token unit"]
+    """Norm of everything fine-tuning wrote up to and with each unit; the last is |F|."""
+    pretrained_depth: Float[np.ndarray, "token unit"]
+    """Norm of everything the base's weights wrote up to there; the last is |P|."""
+
+
+class _Streams(NamedTuple):
+    """Both runs of a batch, at all columns, in the models' own dtype."""
+
+    judge: Mapping[Site, Tensor]
+    base: Mapping[Site, Tensor]
+
+
+def measure_tokens(
+    judge: HooksBackend,
+    base: HooksBackend,
+    batch: TokenBatch,
+    *,
+    parts: Sequence[Unit],
+    gauge: Gauge,
+    chosen: Bool[Tensor, "prompt pos"] | None = None,
+) -> TokenShares:
+    """Measure shares, parts, alignment and profile at every chosen token of a batch.
+
+    Args:
+        judge: Executor of the fine-tuned model.
+        base: Executor of the model before fine-tuning.
+        batch: Prompts with their completions, left-padded.
+        parts: Units from :func:`analyses.tuco.clamp.units`.
+        gauge: Norm of the shares.
+        chosen: Columns to measure; all real tokens by default. Padding is never measured.
+
+    Raises:
+        ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here.
+    """
+    streams = _double_pass(judge, base, batch, parts=parts)
+    wanted = batch.mask if chosen is None else batch.mask & chosen.to(batch.device)
+    return _shares(streams, parts=parts, gauge=gauge, chosen=wanted, n_layers=judge.anatomy.n_layers)
+
+
+def noise_of_tokens(judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], gauge: Gauge) -> float:
+    """Return the TuCo that rounding alone produces over a prompt's tokens.
+
+    The first prompt of the batch is run again on its own judge in another batch shape (alone; twice
+    when it was alone) and clamped to the first run.
+    """
+    width = int(batch.lengths[0])
+    row = batch.row(0)
+    again = row
+    if len(batch) == 1:
+        again = TokenBatch(ids=row.ids.repeat(2, 1), mask=row.mask.repeat(2, 1), prompt_ids=row.prompt_ids * 2)
+    starts, ends = _sites(parts, n_layers=judge.anatomy.n_layers)
+    record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
+    own = {site: value[:1, -width:] for site, value in record.items()}
+    copies = {site: own[site].expand(len(again), -1, -1) for site in starts}
+    outputs = clamp(judge, again, record=copies, read=ends, column=None)
+    streams = _Streams(own, {site: value[:1] for site, value in outputs.items()})
+    found = _shares(streams, parts=parts, gauge=gauge, chosen=row.mask, n_layers=judge.anatomy.n_layers)
+    finetuned, pretrained = found.finetuned_depth[:, -1].sum(), found.pretrained_depth[:, -1].sum()
+    return float(share(finetuned, pretrained))
+
+
+def _sites(parts: Sequence[Unit], *, n_layers: int) -> tuple[list[Site], list[Site]]:
+    first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
+    starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
+    return starts, list(dict.fromkeys([*(unit.end for unit in parts), last]))
+
+
+def _double_pass(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit]) -> _Streams:
+    starts, ends = _sites(parts, n_layers=judge.anatomy.n_layers)
+    record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
+    read = list(dict.fromkeys(unit.end for unit in parts))
+    return _Streams(record, clamp(base, batch, record={site: record[site] for site in starts}, read=read, column=None))
+
+
+def _shares(
+    streams: _Streams, *, parts: Sequence[Unit], gauge: Gauge, chosen: Bool[Tensor, "prompt pos"], n_layers: int
+) -> TokenShares:
+    rows, columns = chosen.to(streams.judge[parts[0].start].device).nonzero(as_tuple=True)
+    summed = any(unit.component is not Component.RESID_POST for unit in parts)
+    pieces: list[list[Tensor]] = []
+    for start in range(0, max(len(rows), 1), _CHUNK):
+        where = (rows[start : start + _CHUNK], columns[start : start + _CHUNK])
+        finetuned, pretrained = _writes(streams, where, parts=parts, gauge=gauge)
+        totals = [writes.sum(0) for writes in (finetuned, pretrained)]
+        if summed:
+            _check_sum(streams, where, totals[0] + totals[1], gauge=gauge, n_layers=n_layers)
+        found = [_cosine(*totals)]
+        for writes, total in zip((finetuned, pretrained), totals, strict=True):
+            found.append(torch.einsum("utd,td->tu", writes, gauge.direction(total)))
+            found.append(gauge.norm(writes.cumsum_(0)).T)  # in place: the writes themselves aren't needed any more
+        pieces.append(found)
+    alignment, *by_unit = (to_numpy(torch.cat(column)) for column in zip(*pieces, strict=True))
+    return TokenShares(
+        alignment=alignment,
+        finetuned_parts=by_unit[0],
+        finetuned_depth=by_unit[1],
+        pretrained_parts=by_unit[2],
+        pretrained_depth=by_unit[3],
+    )
+
+
+def _writes(
+    streams: _Streams, where: tuple[Tensor, Tensor], *, parts: Sequence[Unit], gauge: Gauge
+) -> tuple[Float[Tensor, "unit token d_model"], Float[Tensor, "unit token d_model"]]:
+    """Return every unit's F and P at some tokens, weighted as the gauge says, upcast before subtracting."""
+    finetuned, pretrained = [], []
+    for unit in parts:
+        output = streams.base[unit.end][where].float()
+        whole = unit.component is Component.RESID_POST
+        finetuned.append(streams.judge[unit.end][where].float() - output)
+        pretrained.append(output - streams.judge[unit.start][where].float() if whole else output)
+    return gauge.weigh(torch.stack(finetuned)), gauge.weigh(torch.stack(pretrained))
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    sizes = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return torch.where(sizes > 0, torch.einsum("td,td->t", a, b) / sizes, torch.nan)
+
+
+def _check_sum(streams: _Streams, where: tuple[Tensor, Tensor], total: Tensor, *, gauge: Gauge, n_layers: int) -> None:
+    """Refuse when the writes don't lead from the embedding to the final stream; only sub-layer outputs can fail."""
+    first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
+    final = streams.judge[last][where].float()
+    if not len(final):
+        return
+    error = (total - gauge.weigh(final - streams.judge[first][where].float())).abs().max()
+    relative = _TOLERANCE.get(streams.judge[last].dtype, _TOLERANCE_HALF)
+    tolerance = relative * gauge.weigh(final).abs().max().clamp(min=1.0)
+    if error > tolerance:
+        raise ParameterError(
+            "the sub-layer outputs of this architecture don't add up to its residual stream.",
+            argument="granularity",
+            got=f"largest error {float(error):.3g}, tolerance {float(tolerance):.3g}",
+            allowed="'block', 'model', or a number of blocks",
+            fix="Use granularity='block'.",
+        )
