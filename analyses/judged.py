@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,6 +24,9 @@ from workbench.results import Estimate, Finding, Panel, RunMeta, load_folder, sa
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+# Not `Self`: the run-time checks of the tests decorate functions, not classes.
+_Loaded = TypeVar("_Loaded", bound="JudgedResult")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,7 +132,7 @@ class JudgedResult(ABC):
         return save_folder(path, kind=type(self).__name__, arrays=arrays, labels=labels, meta=self.meta)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls: type[_Loaded], path: str | os.PathLike[str]) -> _Loaded:
         """Read a result that :meth:`save` wrote.
 
         Raises:
