@@ -1,4 +1,4 @@
-"""Going through judged items: prompts in both orders, batches of like length, progress, Ctrl-C that keeps what is done."""
+"""Going through judged items: prompts in all orders, batches of like length, progress, Ctrl-C that loses nothing."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence

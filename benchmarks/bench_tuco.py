@@ -41,10 +41,10 @@ def variants(pair: Pair, items: Sequence[JudgeItem]) -> dict[str, Callable[[], o
 
     return {
         TWO: two_forwards,
-        "TuCo": run(output_share=False, verdict=False),
+        "TuCo": run(output_share=False, readout=None),
         "TuCo and verdict split": run(output_share=False),
         "TuCo, verdict split, OutputCo (a third forward)": run(),
-        "TuCo at sub-layers": run(output_share=False, verdict=False, granularity="sublayer"),
+        "TuCo at sub-layers": run(output_share=False, readout=None, granularity="sublayer"),
     }
 
 

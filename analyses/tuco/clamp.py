@@ -13,7 +13,7 @@ Falsified if clamping a model to its own stream changes one bit of any block's o
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -155,12 +155,15 @@ class JudgeSide:
     """Stream entering every unit, at all positions."""
     outputs: dict[Site, Float[Tensor, "prompt d_model"]]
     """The judge's outputs at the column that is read, the final stream among them."""
+    own_final: Float[Tensor, "prompt d_model"]
+    """The judge's final stream, computed as :func:`free_ends` computes the base's: equal models agree to the bit."""
 
     def to(self, device: torch.device | str) -> "JudgeSide":
         """Return it on another device, e.g. while the other model needs the room."""
         return JudgeSide(
             record={site: value.to(device) for site, value in self.record.items()},
             outputs={site: value.to(device) for site, value in self.outputs.items()},
+            own_final=self.own_final.to(device),
         )
 
 
@@ -169,6 +172,7 @@ def judge_side(
 ) -> JudgeSide:
     """Run the judge and record what enters every unit; see :func:`measure`."""
     first, last = _ends_of_stream(judge)
+    deepest = Site(Component.RESID_PRE, last.layer)
     starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
     ends = list(dict.fromkeys([*(unit.end for unit in parts), last]))
     if how.last_only and not shortcut_applies(parts, n_layers=judge.anatomy.n_layers, column=column):
@@ -178,17 +182,62 @@ def judge_side(
             got=f"{len(parts)} units, column {column}",
             fix="Pass shortcut=False.",
         )
+    reads = list(dict.fromkeys([*starts, deepest]))
     if how == PLAIN:
-        run = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
-        return JudgeSide(
-            record={site: run[site] for site in starts}, outputs={site: run[site][:, column] for site in ends}
-        )
-    record = (
-        shared_prefix_run(judge, batch, group=how.group, capture=starts)
-        if how.group > 1
-        else dict(judge.run(batch, capture=starts, logits="none").activations)
-    )
-    return JudgeSide(record=record, outputs=clamp(judge, batch, record=record, read=ends, column=column, how=how))
+        run = judge.run(batch, capture=list(dict.fromkeys([*reads, *ends])), logits="none").activations
+        outputs = {site: run[site][:, column] for site in ends}
+        own = outputs[last].float()
+    else:
+        run = _stream(judge, batch, capture=reads, how=how)
+        outputs = clamp(judge, batch, record={s: run[s] for s in starts}, read=ends, column=column, how=how)
+        own = _last_block(judge, batch, run[deepest], how=how)
+    return JudgeSide(record={site: run[site] for site in starts}, outputs=outputs, own_final=own)
+
+
+class FreeEnds(NamedTuple):
+    """The two ends of a model's own stream at the last token."""
+
+    embedded: Float[Tensor, "prompt d_model"]
+    """Before block 0."""
+    final: Float[Tensor, "prompt d_model"]
+    """After the last block."""
+
+
+def free_ends(executor: HooksBackend, batch: TokenBatch, *, how: Evaluation = PLAIN) -> FreeEnds:
+    """Run a model on its own stream and return its two ends, the last block computed as ``how`` says.
+
+    Args:
+        executor: Executor of the model.
+        batch: Prompts, left-padded.
+        how: How the last block is computed.
+    """
+    first, last = _ends_of_stream(executor)
+    deepest = Site(Component.RESID_PRE, last.layer)
+    if how == PLAIN:
+        sites = [first, last]
+        run = executor.run(batch, capture=sites, positions=last_column(batch), logits="none", stop_after=last)
+        return FreeEnds(run.activations[first][:, 0].float(), run.activations[last][:, 0].float())
+    found = _stream(executor, batch, capture=list(dict.fromkeys([first, deepest])), how=how)
+    final = _last_block(executor, batch, found[deepest], how=how)
+    return FreeEnds(found[first][:, -1].float(), final)
+
+
+def _last_block(
+    executor: HooksBackend, batch: TokenBatch, entering: Float[Tensor, "prompt pos d_model"], *, how: Evaluation
+) -> Float[Tensor, "prompt d_model"]:
+    """Return what leaves a model's last block at the last token, given what enters it; float32."""
+    last = Site(Component.RESID_POST, executor.anatomy.n_layers - 1)
+    with how.entered(executor):
+        run = executor.suffix(last.layer, entering, batch, capture=[last], positions=last_column(batch), logits="none")
+    return run.activations[last][:, 0].float()
+
+
+def _stream(
+    executor: HooksBackend, batch: TokenBatch, *, capture: Sequence[Site], how: Evaluation
+) -> Mapping[Site, Float[Tensor, "prompt pos d_model"]]:
+    if how.group > 1:
+        return shared_prefix_run(executor, batch, group=how.group, capture=capture)
+    return executor.run(batch, capture=capture, logits="none").activations
 
 
 def contributions(

@@ -6,11 +6,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from analyses.metrics import further_draw
+
 FEWEST_DRAWS = 3
 """With fewer random changes nothing can be told from chance."""
 
 
-class FurtherDraw(NamedTuple):
+class Chance(NamedTuple):
     """Where one more random change would fall, and how unlikely it is to fall as far out as the effect."""
 
     value: float
@@ -23,7 +25,7 @@ class FurtherDraw(NamedTuple):
     """Two-sided p-value of the effect as a further draw; 1 with too few draws."""
 
 
-def further_draw(effect: float, draws: Float[np.ndarray, " draw"]) -> FurtherDraw:
+def against_draws(effect: float, draws: Float[np.ndarray, " draw"]) -> Chance:
     """Hold an effect against random draws: Student's prediction of one more draw.
 
     One random change moves every item the same way, so that items alone can't tell an effect from
@@ -35,11 +37,9 @@ def further_draw(effect: float, draws: Float[np.ndarray, " draw"]) -> FurtherDra
     """
     mean = float(draws.mean()) if len(draws) else np.nan
     if len(draws) < FEWEST_DRAWS:
-        return FurtherDraw(mean, np.nan, np.nan, 1.0)
+        return Chance(mean, np.nan, np.nan, 1.0)
+    low, high = further_draw(draws)
     spread = float(draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws)))
-    reach = float(stats.t.ppf(0.975, len(draws) - 1)) * spread
     if spread == 0.0:
-        return FurtherDraw(mean, mean, mean, float(effect == mean))
-    return FurtherDraw(
-        mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(effect - mean) / spread, len(draws) - 1))
-    )
+        return Chance(mean, low, high, float(effect == mean))
+    return Chance(mean, low, high, float(2 * stats.t.sf(abs(effect - mean) / spread, len(draws) - 1)))

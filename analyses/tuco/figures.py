@@ -61,7 +61,7 @@ def push_by_unit(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         },
         controls=("gap lost without F (norm and head run again)",),
         x_label="unit",
-        y_label=f"logits {_direction(result)}",
+        y_label=f"{result.unit} {_direction(result)}",
         ax=ax,
     )
     with plotting.style():
@@ -99,7 +99,7 @@ def gap_parts(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         {name: interval.value for name, interval in found.items()},
         intervals={name: (interval.low, interval.high) for name, interval in found.items()},
         controls=control,
-        value_label=f"logits {_direction(result)}, mean over items",
+        value_label=f"{result.unit} {_direction(result)}, mean over items",
         ax=ax,
     )
 
@@ -116,7 +116,7 @@ def verdicts(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         ax.scatter(base[chosen], rows, color=plotting.CONTROL, s=18, label="base")
         ax.scatter(judge[chosen], rows, color=plotting.PALETTE[0], s=22, label="judge")
         ax.set_yticks(rows, [plotting.label_text(result.item_ids[i]) for i in chosen], fontsize=7)
-        ax.set_xlabel(f"verdict gap, logits {_direction(result)}")
+        ax.set_xlabel(f"verdict gap, {result.unit} {_direction(result)}")
         ax.legend(loc="best")
     return ax
 
@@ -131,7 +131,7 @@ def push_by_item(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         columns=result.units,
         row_label="item",
         column_label="unit",
-        value_label=f"logits {_direction(result)}",
+        value_label=f"{result.unit} {_direction(result)}",
         ax=ax,
     )
 

@@ -1,18 +1,39 @@
-"""Everything TuCo reads off one batch of prompts: shares, profile, and the signed split of the gap."""
+"""Everything TuCo reads off one batch of prompts: shares, profile, and the signed split of the verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from analyses.tuco import shares
-from analyses.tuco.clamp import Contributions, Unit, clamp, last_column, measure, to_numpy
-from analyses.tuco.readout import FrozenReadout, frozen_readout, verdict_gap
-from analyses.tuco.shares import Norm
+from analyses.tuco.clamp import (
+    PLAIN,
+    Contributions,
+    Evaluation,
+    FreeEnds,
+    JudgeSide,
+    Unit,
+    clamp,
+    contributions,
+    free_ends,
+    judge_side,
+    last_column,
+    to_numpy,
+)
+from analyses.tuco.readout import (
+    FrozenReadout,
+    LabelGap,
+    NormProbe,
+    Readout,
+    chosen_readout,
+    frozen_readout,
+    read,
+)
+from analyses.tuco.shares import NORMS, Norm
 from workbench.hooks import Component, HooksBackend, Patch, Site
 from workbench.tokens import TokenBatch
 
@@ -22,16 +43,25 @@ Row = dict[str, Float[np.ndarray, "prompt *unit"]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What is measured on every batch."""
+    """What is measured on every batch, and how."""
 
     parts: tuple[Unit, ...]
     """How the network is cut."""
     norm: Norm
     """Norm of the shares."""
-    ids: tuple[int, int] | None
-    """Token ids of the two verdicts; None leaves the signed split out."""
+    ids: tuple[int, int] | None = None
+    """Token ids of the two verdicts, short for ``readout=LabelGap(a, b)``."""
+    readout: Readout | None = None
+    """What is split into signed parts; with ``ids`` None as well, nothing is."""
     free_base: bool
-    """Whether the base also runs freely, for OutputCo, its own gap and the embedding change."""
+    """Whether the base also runs freely, for OutputCo, its own number and the embedding change."""
+    how: Evaluation = PLAIN
+    """How outputs on the recorded stream are computed."""
+
+    @property
+    def reads(self) -> Readout | None:
+        """Return what is split into signed parts, or None."""
+        return LabelGap(*self.ids) if self.ids is not None else self.readout
 
 
 class Measured(NamedTuple):
@@ -43,7 +73,9 @@ class Measured(NamedTuple):
     """Writes of the batch."""
 
 
-def measure_prompts(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, choices: Choices) -> Measured:
+def measure_prompts(
+    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, choices: Choices, side: JudgeSide | None = None
+) -> Measured:
     """Measure one batch: shares (step 4), free base run (step 5) and signed split (step 6).
 
     Args:
@@ -51,26 +83,50 @@ def measure_prompts(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, 
         base: Executor of the model before fine-tuning.
         batch: Prompts, left-padded.
         choices: What to measure.
+        side: The judge's part, when it was run before; then only its final norm and head are used.
     """
-    found = measure(judge, base, batch, parts=choices.parts)
-    row = share_quantities(found, norm=choices.norm)
+    side = judge_side(judge, batch, parts=choices.parts, how=choices.how) if side is None else side
+    found = contributions(side, base, batch, parts=choices.parts, how=choices.how)
+    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge, found.final))
     change = torch.zeros_like(found.embedded)
     if choices.free_base:
-        free = _free_run(base, batch)
+        free = free_ends(base, batch, how=choices.how)
         change = found.embedded - free.embedded.to(found.embedded.device)
-        row |= _output_quantities(found, free, norm=choices.norm)
-        row["embedding_norm"] = shares.vector_norm(to_numpy(change), norm=choices.norm)
-        if choices.ids is not None:
-            row["base_gap"] = to_numpy(verdict_gap(*_readout_modules(base), free.final, ids=choices.ids))
-    if choices.ids is not None:
-        row |= _split(judge, found, change, ids=choices.ids)
+        row |= _output_quantities(side.own_final, free, norm=choices.norm, weigh=as_logits_see(judge, found.final))
+        row["embedding_norm"] = _norm(change, choices.norm, as_logits_see(judge, found.final))
+        if choices.reads is not None:
+            row["base_gap"] = to_numpy(read(*readout_modules(base), free.final, readout=choices.reads))
+    if choices.reads is not None:
+        row |= _split(judge, base, found, change, readout=choices.reads)
     return Measured(row, found)
 
 
-def share_quantities(found: Contributions, *, norm: Norm) -> Row:
-    """Return norms of P and F, their additive parts by unit, the depth profile and the alignment."""
-    pretrained, finetuned = to_numpy(found.pretrained), to_numpy(found.finetuned)
+Weigh = Callable[[Float[Tensor, "*lead d_model"]], Float[Tensor, "*lead d_model"]]
+"""Turns a write into what logits see of it."""
+
+
+def as_logits_see(executor: HooksBackend, final: Float[Tensor, "prompt d_model"]) -> Weigh:
+    """Return the linear part of a model's final norm, up to its scale: centring where it centres, then the gain."""
+    norm, _ = readout_modules(executor)
+    kind = NormProbe.of(norm, final.to(next(norm.parameters(), final).dtype))
+    return lambda write: kind.gain * kind.centre(write.double())
+
+
+def share_quantities(found: Contributions, *, norm: Norm, weigh: Weigh) -> Row:
+    """Return norms of P and F (every kind), their additive parts by unit, the depth profile and the alignment.
+
+    Args:
+        found: Writes of the batch.
+        norm: Which norm parts, profile and alignment are in.
+        weigh: What logits see of a write; see :func:`as_logits_see`.
+    """
+    plain = to_numpy(found.pretrained), to_numpy(found.finetuned)
+    seen = to_numpy(weigh(found.pretrained)), to_numpy(weigh(found.finetuned))
+    by_norm = {name: seen if name == "final_norm" else plain for name in NORMS}
+    pretrained, finetuned = by_norm[norm]
     return {
+        "finetuned_norms": np.stack([shares.vector_norm(by_norm[n][1].sum(1), norm=n) for n in NORMS], axis=-1),
+        "pretrained_norms": np.stack([shares.vector_norm(by_norm[n][0].sum(1), norm=n) for n in NORMS], axis=-1),
         "finetuned_norm": shares.vector_norm(finetuned.sum(1), norm=norm),
         "pretrained_norm": shares.vector_norm(pretrained.sum(1), norm=norm),
         "alignment": shares.cosine(pretrained.sum(1), finetuned.sum(1)),
@@ -81,103 +137,107 @@ def share_quantities(found: Contributions, *, norm: Norm) -> Row:
 
 
 def patched_gap(
-    judge: HooksBackend, batch: TokenBatch, *, unit: Unit, values: Float[Tensor, "prompt d_model"], ids: tuple[int, int]
+    judge: HooksBackend,
+    batch: TokenBatch,
+    *,
+    unit: Unit,
+    values: Float[Tensor, "prompt d_model"],
+    ids: tuple[int, int] | None = None,
+    readout: Readout | None = None,
 ) -> Float[np.ndarray, " prompt"]:
-    """Return the judge's gap when one unit's output at the last token is replaced, the rest reacting.
+    """Return the judge's number when one unit's output at the last token is replaced, the rest reacting.
 
     Args:
         judge: Executor of the fine-tuned model.
         batch: Prompts, left-padded.
         unit: Whose output is replaced.
         values: What it is replaced with.
-        ids: Token ids of the two verdicts.
+        ids: Token ids of A and of B, short for ``readout=LabelGap(a, b)``.
+        readout: What is read.
     """
+    what = chosen_readout(ids, readout)
     column = last_column(batch)
     last = Site(Component.RESID_POST, judge.anatomy.n_layers - 1)
     edit = Patch(site=unit.end, values=values[:, None], positions=column)
     run = judge.run(
         batch, edits=[edit], capture=[last], positions=column, logits="none", stop_after=last, check_edits=False
     )
-    return to_numpy(verdict_gap(*_readout_modules(judge), run.activations[last][:, 0], ids=ids))
+    return to_numpy(read(*readout_modules(judge), run.activations[last][:, 0], readout=what))
 
 
-def noise_share(judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], norm: Norm) -> float:
-    """Return the TuCo that rounding alone produces: the judge against itself, re-run in another batch shape.
+def noise_share(
+    judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], norm: Norm, how: Evaluation = PLAIN
+) -> float:
+    """Return the TuCo that rounding alone produces: the judge against itself, on one stream in two batch shapes.
 
     Args:
         judge: Executor of the fine-tuned model.
         batch: A few prompts.
         parts: How the network is cut.
         norm: Norm of the share.
+        how: How outputs are computed.
     """
-    starts = list(dict.fromkeys([Site(Component.RESID_PRE, 0), *(unit.start for unit in parts)]))
+    side = judge_side(judge, batch, parts=parts, how=how)
     ends = list(dict.fromkeys(unit.end for unit in parts))
-    record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
+    weigh = as_logits_see(judge, side.outputs[ends[-1]].float())
     largest = 0.0
     for index in range(len(batch)):
         width = int(batch.lengths[index])
         again = _reshaped(batch, index)
         copies = len(again)
-        streams = {site: record[site][index : index + 1, -width:].expand(copies, -1, -1) for site in starts}
-        outputs = clamp(judge, again, record=streams, read=ends)
-        first = torch.stack([record[unit.end][index, -1].float() for unit in parts])
+        streams = {site: x[index : index + 1, -width:].expand(copies, -1, -1) for site, x in side.record.items()}
+        outputs = clamp(judge, again, record=streams, read=ends, how=how)
+        first = torch.stack([side.outputs[unit.end][index].float() for unit in parts])
         second = torch.stack([outputs[unit.end][0].float() for unit in parts])
-        inputs = torch.stack([_input(record, unit, index) for unit in parts])
-        finetuned, pretrained = to_numpy((first - second).sum(0)), to_numpy((second - inputs).sum(0))
-        share = shares.share(shares.vector_norm(finetuned, norm=norm), shares.vector_norm(pretrained, norm=norm))
-        largest = max(largest, float(share))
+        inputs = torch.stack([_input(side, unit, index) for unit in parts])
+        sizes = (_norm((first - second).sum(0), norm, weigh), _norm((second - inputs).sum(0), norm, weigh))
+        largest = max(largest, float(shares.share(*sizes)))
     return largest
 
 
-class _FreeRun(NamedTuple):
-    embedded: Tensor
-    final: Tensor
+def readout_modules(executor: HooksBackend) -> tuple[nn.Module, nn.Module]:
+    """Return a model's final norm and unembedding."""
+    anatomy = executor.anatomy
+    return executor.module.get_submodule(anatomy.final_norm), executor.module.get_submodule(anatomy.unembed)
 
 
-def _free_run(base: HooksBackend, batch: TokenBatch) -> _FreeRun:
-    first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, base.anatomy.n_layers - 1)
-    column = last_column(batch)
-    run = base.run(batch, capture=[first, last], positions=column, logits="none", stop_after=last)
-    return _FreeRun(run.activations[first][:, 0].float(), run.activations[last][:, 0].float())
+def _norm(vectors: Tensor, norm: Norm, weigh: Weigh) -> np.ndarray:
+    return shares.vector_norm(to_numpy(weigh(vectors) if norm == "final_norm" else vectors), norm=norm)
 
 
-def _output_quantities(found: Contributions, free: _FreeRun, *, norm: Norm) -> Row:
-    final = free.final.to(found.final.device)
+def _output_quantities(own: Tensor, free: FreeEnds, *, norm: Norm, weigh: Weigh) -> Row:
+    final = free.final.to(own.device)
     return {
-        "output_change_norm": shares.vector_norm(to_numpy(found.final - final), norm=norm),
-        "base_output_norm": shares.vector_norm(to_numpy(final), norm=norm),
+        "output_change_norm": _norm(own - final, norm, weigh),
+        "base_output_norm": _norm(final, norm, weigh),
     }
 
 
-def _split(judge: HooksBackend, found: Contributions, change: Tensor, *, ids: tuple[int, int]) -> Row:
-    norm, head = _readout_modules(judge)
-    readout = frozen_readout(norm, head, found.final, ids=ids)
-    finetuned = found.finetuned.double()
+def _split(judge: HooksBackend, base: HooksBackend, found: Contributions, change: Tensor, *, readout: Readout) -> Row:
+    norm, head = readout_modules(judge)
+    frozen = frozen_readout(norm, head, found.final, readout=readout)
+    other = read(*readout_modules(base), found.final, readout=readout)
     return {
-        "judge_gap": to_numpy(readout.gap),
-        "embedding_push": to_numpy(((found.embedded - change).double() * readout.direction).sum(-1)),
-        "embedding_change_push": to_numpy((change.double() * readout.direction).sum(-1)),
-        "bias_push": to_numpy(readout.bias),
-        "pretrained_push": to_numpy(torch.einsum("pud,pd->pu", found.pretrained.double(), readout.direction)),
-        "finetuned_push": to_numpy(torch.einsum("pud,pd->pu", finetuned, readout.direction)),
-        "removal_effect": to_numpy(_removal(norm, head, found, readout, ids=ids)),
+        "judge_gap": to_numpy(frozen.gap),
+        "embedding_push": to_numpy(((found.embedded - change).double() * frozen.direction).sum(-1)),
+        "embedding_change_push": to_numpy((change.double() * frozen.direction).sum(-1)),
+        "bias_push": to_numpy(frozen.bias),
+        "head_change_effect": to_numpy(frozen.gap) - to_numpy(other),
+        "pretrained_push": to_numpy(torch.einsum("pud,pd->pu", found.pretrained.double(), frozen.direction)),
+        "finetuned_push": to_numpy(torch.einsum("pud,pd->pu", found.finetuned.double(), frozen.direction)),
+        "removal_effect": to_numpy(_removal(norm, head, found, frozen, readout=readout)),
     }
 
 
 def _removal(
-    norm: torch.nn.Module, head: torch.nn.Module, found: Contributions, readout: FrozenReadout, *, ids: tuple[int, int]
+    norm: nn.Module, head: nn.Module, found: Contributions, frozen: FrozenReadout, *, readout: Readout
 ) -> Float[Tensor, "prompt unit"]:
     """Take each unit's F out of the final stream and let the model's own norm and head read what is left."""
     lost = [
-        readout.gap - verdict_gap(norm, head, found.final - found.finetuned[:, index], ids=ids)
+        frozen.gap - read(norm, head, found.final - found.finetuned[:, index], readout=readout)
         for index in range(found.finetuned.shape[1])
     ]
     return torch.stack(lost, dim=1)
-
-
-def _readout_modules(executor: HooksBackend) -> tuple[torch.nn.Module, torch.nn.Module]:
-    anatomy = executor.anatomy
-    return executor.module.get_submodule(anatomy.final_norm), executor.module.get_submodule(anatomy.unembed)
 
 
 def _reshaped(batch: TokenBatch, index: int) -> TokenBatch:
@@ -188,6 +248,6 @@ def _reshaped(batch: TokenBatch, index: int) -> TokenBatch:
     return TokenBatch(ids=row.ids.repeat(2, 1), mask=row.mask.repeat(2, 1), prompt_ids=row.prompt_ids * 2)
 
 
-def _input(record: Mapping[Site, Tensor], unit: Unit, index: int) -> Tensor:
-    stream = record[unit.start][index, -1].float()
+def _input(side: JudgeSide, unit: Unit, index: int) -> Tensor:
+    stream = side.record[unit.start][index, -1].float()
     return stream if unit.component is Component.RESID_POST else torch.zeros_like(stream)

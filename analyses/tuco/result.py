@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from analyses.judged import JudgedResult
 from analyses.tuco import figures, shares, statements, table
@@ -39,7 +39,17 @@ class TucoResult(JudgedResult):
     granularity: str
     """How the network was cut; TuCo depends on it."""
     norm: str
-    """``l1`` (the paper's) or ``l2``."""
+    """Norm of shares and parts: ``l1`` (the paper's), ``l2``, or ``final_norm``."""
+    norms: tuple[str, ...]
+    """Every kind of norm that was measured."""
+    readout: str
+    """What is split into signed parts: ``LabelGap``, ``ExpectedScore``, ``ScalarHead``; empty for nothing."""
+    unit: str
+    """Unit of what is read, e.g. ``logits``."""
+    exact: bool
+    """Whether the signed parts add up exactly (they do for everything linear in the final stream)."""
+    merged: bool
+    """Whether the judge is a checkpoint of its own: a merge's rounding, if there was one, is then booked as F."""
     choices: tuple[str, ...]
     """Text of the two verdict labels whose logits make the gap."""
     confirmed_unit: str | None
@@ -48,6 +58,10 @@ class TucoResult(JudgedResult):
     """|F|: norm of everything fine-tuning wrote."""
     pretrained_norm: Float[np.ndarray, "item order"]
     """|P|: norm of everything the base's weights wrote."""
+    finetuned_norms: Float[np.ndarray, "item order kind"]
+    """|F| in every kind of norm."""
+    pretrained_norms: Float[np.ndarray, "item order kind"]
+    """|P| in every kind of norm."""
     embedding_norm: Float[np.ndarray, "item order"]
     """|dE|: norm of the change in the token's own embedding; in neither share."""
     output_change_norm: Float[np.ndarray, "item order"]
@@ -72,6 +86,9 @@ class TucoResult(JudgedResult):
     """Part due to the change of the embedding."""
     bias_push: Float[np.ndarray, "item order"]
     """Part no stream decides: norm offset and head bias."""
+    head_change_effect: Float[np.ndarray, "item order"]
+    """What the change of final norm and head does by itself: the judge's gap less that of the base's norm and head on
+    the judge's final stream. Not one of the parts: those use the judge's norm and head throughout."""
     pretrained_push: Float[np.ndarray, "item order unit"]
     """Part of the gap each unit's P wrote."""
     finetuned_push: Float[np.ndarray, "item order unit"]
@@ -90,13 +107,15 @@ class TucoResult(JudgedResult):
     """The same with a random change of equal length at the same place."""
     identical_share: float
     """TuCo of the judge against itself; exactly 0 or the run is refused."""
+    shortcut_error: float
+    """Largest difference of the last-token shortcut from full forwards, by the largest write; NaN: not used."""
 
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **dict.fromkeys(
             (
                 "finetuned_norm", "pretrained_norm", "embedding_norm", "output_change_norm", "base_output_norm",
                 "alignment", "judge_gap", "base_gap", "embedding_push", "embedding_change_push", "bias_push",
-                "confirmed_effect", "confirmed_control",
+                "head_change_effect", "confirmed_effect", "confirmed_control",
             ),
             _ITEM_ORDER,
         ),
@@ -104,18 +123,30 @@ class TucoResult(JudgedResult):
             ("finetuned_parts", "pretrained_parts", "profile", "pretrained_push", "finetuned_push", "removal_effect"),
             _ITEM_ORDER_UNIT,
         ),
+        **dict.fromkeys(("finetuned_norms", "pretrained_norms"), (*_ITEM_ORDER, "kind")),
         **dict.fromkeys(("control_finetuned_norm", "control_pretrained_norm", "control_push"), _DRAW_ITEM_ORDER),
     }  # fmt: skip
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every axis."""
         base = {"item": len(self.item_ids), "order": len(self.orders)}
-        return base | {"unit": len(self.units), "draw": len(self.control_push)}
+        return base | {"unit": len(self.units), "draw": len(self.control_push), "kind": len(self.norms)}
 
     @property
     def tuco(self) -> Float[np.ndarray, "item order"]:
         """Return TuCo of each prompt: |F| / (|P| + |F|), between 0 and 1 (Definition 4.3)."""
         return shares.share(self.finetuned_norm, self.pretrained_norm)
+
+    @property
+    def tuco_by_norm(self) -> Float[np.ndarray, "item order kind"]:
+        """Return TuCo in every kind of norm."""
+        return shares.share(self.finetuned_norms, self.pretrained_norms)
+
+    @property
+    def under_floor(self) -> Bool[np.ndarray, "item order"]:
+        """Return where TuCo is under three noise floors, so that it may be rounding; nowhere when none was measured."""
+        floor = self.meta.noise_floor
+        return np.zeros(self.tuco.shape, dtype=bool) if floor is None else self.tuco < statements.FLOORS * floor
 
     @property
     def preco(self) -> Float[np.ndarray, "item order"]:
@@ -183,5 +214,5 @@ class TucoResult(JudgedResult):
 
 def empty_arrays(*, n_items: int, n_orders: int, n_units: int) -> dict[str, np.ndarray]:
     """Return the result's arrays filled with NaN (no control draws yet), for a run to fill in."""
-    sizes = {"item": n_items, "order": n_orders, "unit": n_units, "draw": 0}
+    sizes = {"item": n_items, "order": n_orders, "unit": n_units, "draw": 0, "kind": len(shares.NORMS)}
     return {name: np.full(tuple(sizes[axis] for axis in axes), np.nan) for name, axes in TucoResult.AXES.items()}

@@ -10,31 +10,60 @@ Steps: 1 record the judge's stream, 2 clamp the base to it, 3 subtract, 4 shares
 random change of equal norm), 8 confirmation: take out the unit named on one half of the items in a
 real forward on the other half.
 
-What it can't do: count what fine-tuned blocks cause in later blocks (those writes are booked as P);
-say that a change is meaningful because it is large: a random change of the same size has a TuCo too.
+What it can't do: count what fine-tuned blocks cause in later blocks (those writes are booked as P;
+:func:`analyses.tuco.attribute_paths` counts them); say that a change is meaningful because it is
+large: a random change of the same size has a TuCo too.
 Falsified if the judge against itself gives anything but 0, or the parts don't add up to the gap.
 """
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from analyses.tuco.clamp import Granularity, Unit, measure, units
-from analyses.tuco.prompts import Choices, Measured, measure_prompts, noise_share, patched_gap, share_quantities
+from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.tuco.clamp import (
+    Evaluation,
+    Granularity,
+    JudgeSide,
+    Unit,
+    judge_side,
+    measure,
+    shortcut_applies,
+    shortcut_error,
+    units,
+)
+from analyses.tuco.prompts import (
+    Choices,
+    Measured,
+    as_logits_see,
+    measure_prompts,
+    noise_share,
+    patched_gap,
+    share_quantities,
+)
+from analyses.tuco.readout import LabelGap, Readout
 from analyses.tuco.result import TucoResult, empty_arrays
-from analyses.tuco.shares import Norm
-from workbench.errors import ExecutorDisagreement, ItemError, ParameterError
+from analyses.tuco.shares import NORMS, Norm
+from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import HooksBackend
-from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
-from workbench.pairs import Pair, random_delta_pair, run_meta
+from workbench.judges import ORDERS, JudgeItem, Order
+from workbench.pairs import Pair, Side, one_resident, random_delta_pair, run_meta
 from workbench.tokens import TokenBatch
 
-_FEWEST_TO_CONFIRM = 8
+FEWEST_TO_CONFIRM = 8
+"""Independent items it takes to name a unit on one half and test it on the other."""
+
+RECORD_BYTES = 2**30
+"""How much of the judge's stream waits for the base, with one model resident at a time."""
+
+_SHORTCUT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+"""Largest allowed difference of the shortcut, relative to the largest write."""
 
 
 def run(
@@ -43,12 +72,15 @@ def run(
     *,
     granularity: Granularity = "block",
     norm: Norm = "l1",
-    verdict: bool = True,
+    readout: Readout | Literal["verdict"] | None = "verdict",
     output_share: bool = True,
     controls: int = 5,
     control_items: int | None = 32,
     confirm: bool = True,
     numerics: bool = True,
+    precision: Literal["auto", "model", "float32"] = "auto",
+    shortcut: bool = True,
+    resident: Literal["both", "one"] = "both",
     orders: Sequence[Order] = ORDERS,
     batch_size: int = 8,
     seed: int = 0,
@@ -60,14 +92,20 @@ def run(
         pair: Base and judge.
         items: What to judge; each is shown in every order of ``orders``.
         granularity: ``"block"`` (the paper's), ``"sublayer"``, a number of blocks, or ``"model"``; said in the result.
-        norm: ``"l1"`` (Definition 4.3) or ``"l2"``.
-        verdict: Whether to split the verdict logit gap; needs labels that differ in their first token.
+        norm: ``"l1"`` (Definition 4.3), ``"l2"``, or ``"final_norm"`` (L2 of what the logits see of a write).
+        readout: What is split into signed parts: the verdict logit gap (needs labels that differ in their first
+            token), an ``ExpectedScore``, a ``ScalarHead``, or None for no split.
         output_share: Whether the base also runs freely, for OutputCo and its own verdicts (one more forward).
         controls: Number of random judges of equal norm to measure beside the real one, two forwards an item each;
             with fewer than three no push can be told from chance.
         control_items: On how many items they are measured; None for all.
         confirm: Whether to take out the named unit in a real forward (two more on half the items).
         numerics: Whether to run the judge against itself on the first items (exactly 0) and measure the noise floor.
+        precision: ``"float32"`` computes the blocks of a half-precision pair in float32 on the stream as it is;
+            ``"model"`` leaves the models' own type; ``"auto"`` is float32 for half precision.
+        shortcut: Whether to compute only what the last token needs, and the common beginning of both orders once;
+            checked against full forwards in the same run, and given up, which is said, where it differs.
+        resident: ``"one"`` keeps one model's blocks on the device at a time, for pairs that don't fit together.
         orders: Answer orders to show.
         batch_size: Prompts per forward.
         seed: Seed of splits, controls and intervals.
@@ -83,42 +121,41 @@ def run(
         ExecutorDisagreement: The judge against itself isn't exactly 0 here.
     """
     started = time.perf_counter()
-    _check(items, orders=orders, batch_size=batch_size, controls=controls, control_items=control_items)
-    encoded = pair.encode(items, orders=orders)
-    parts = units(granularity, n_layers=pair.n_layers, parallel=pair.anatomy("judge").parallel)
-    choices = Choices(
-        parts=parts,
-        norm=norm,
-        ids=(encoded.first_token_ids.a, encoded.first_token_ids.b) if verdict else None,
-        free_base=output_share,
-    )
-    work = _Work.plan(
-        pair, items, encoded, choices=choices, orders=tuple(orders), batch_size=batch_size, seed=seed, confirm=confirm
-    )
-    try:
-        if numerics:
-            _numerics(work)
-        else:
-            work.notes.append("the judge against itself, and the noise floor (numerics=False).")
-        _measure_items(work, progress=progress)
-        _measure_controls(work, draws=controls, limit=control_items, progress=progress)
-    except KeyboardInterrupt:
-        if not work.done.any():
-            raise
-        work.notes.append(f"{len(items) - int(work.done.sum())} of {len(items)} items: the run was interrupted.")
-        warnings.warn(work.notes[-1], RuntimeWarning, stacklevel=2)
     parameters = {
         "granularity": granularity,
         "norm": norm,
-        "verdict": verdict,
+        "readout": readout if isinstance(readout, str) or readout is None else repr(readout),
         "output_share": output_share,
         "controls": controls,
         "control_items": control_items,
         "confirm": confirm,
         "numerics": numerics,
+        "precision": precision,
+        "shortcut": shortcut,
+        "resident": resident,
         "orders": list(orders),
         "batch_size": batch_size,
     }
+    _check(norm, precision, resident)
+    check_least(batch_size=(batch_size, 1), controls=(controls, 0), control_items=(control_items, 2))
+    prompts = Prompts.of(pair, items, orders=orders)
+    parts = units(granularity, n_layers=pair.n_layers, parallel=pair.anatomy("judge").parallel)
+    choices = Choices(
+        parts=parts,
+        norm=norm,
+        readout=LabelGap(*prompts.verdict_ids) if readout == "verdict" else readout,
+        free_base=output_share,
+        how=_evaluation(pair, parts, precision=precision, shortcut=shortcut, group=len(prompts.orders)),
+    )
+    work = _Work.plan(prompts, choices=choices, batch_size=batch_size, seed=seed, confirm=confirm, resident=resident)
+    with interruptible(prompts):
+        if numerics:
+            _numerics(work)
+        else:
+            prompts.notes.append("the judge against itself, and the noise floor (numerics=False).")
+        _check_shortcut(work)
+        _measure_items(work, progress=progress)
+        _measure_controls(work, draws=controls, limit=control_items, progress=progress)
     return _assemble(work, parameters=parameters, wall_time_s=time.perf_counter() - started)
 
 
@@ -126,87 +163,72 @@ def run(
 class _Work:
     """State of one run: what is planned, what is measured so far."""
 
-    pair: Pair
-    items: Sequence[JudgeItem]
-    encoded: EncodedPrompts
+    prompts: Prompts
     choices: Choices
-    orders: tuple[Order, ...]
+    batch_size: int
     seed: int
+    resident: Literal["both", "one"]
     first_half: tuple[tuple[int, ...], ...]
     """Batches of item indices on which the unit to confirm is chosen."""
     second_half: tuple[tuple[int, ...], ...]
     """Batches of the items it is tested on; empty when nothing is confirmed."""
     arrays: dict[str, np.ndarray]
-    done: np.ndarray
-    notes: list[str] = field(default_factory=list)
     noise: float = float("nan")
     identical: float = float("nan")
+    shortcut: float = float("nan")
     confirmed: Unit | None = None
 
     @classmethod
     def plan(
         cls,
-        pair: Pair,
-        items: Sequence[JudgeItem],
-        encoded: EncodedPrompts,
+        prompts: Prompts,
         *,
         choices: Choices,
-        orders: tuple[Order, ...],
         batch_size: int,
         seed: int,
         confirm: bool,
+        resident: Literal["both", "one"],
     ) -> "_Work":
-        n = len(items)
-        lengths = [max(len(encoded.rows[i * len(orders) + k]) for k in range(len(orders))) for i in range(n)]
-        wanted = confirm and choices.ids is not None and len({item.cluster for item in items}) >= _FEWEST_TO_CONFIRM
-        per_batch = max(1, batch_size // len(orders))
-        parts = _halves(items, seed=seed) if wanted else (range(n), ())
-        halves = [tuple(_batches(part, lengths, per_batch)) for part in parts]
+        wanted = confirm and choices.reads is not None and prompts.n_clusters >= FEWEST_TO_CONFIRM
+        parts = prompts.halves(seed=seed) if wanted else (range(len(prompts)), ())
+        halves = [tuple(prompts.batches(batch_size, items=part)) for part in parts]
         work = cls(
-            pair=pair,
-            items=items,
-            encoded=encoded,
+            prompts=prompts,
             choices=choices,
-            orders=orders,
+            batch_size=batch_size,
             seed=seed,
+            resident=resident,
             first_half=halves[0],
             second_half=halves[1],
-            arrays=empty_arrays(n_items=n, n_orders=len(orders), n_units=len(choices.parts)),
-            done=np.zeros(n, dtype=bool),
+            arrays=empty_arrays(n_items=len(prompts), n_orders=len(prompts.orders), n_units=len(choices.parts)),
         )
-        if confirm and not wanted:
-            why = (
-                "no verdict split was asked for"
-                if choices.ids is None
-                else f"fewer than {_FEWEST_TO_CONFIRM} independent items"
-            )
-            work.notes.append(f"taking a unit out in a real forward ({why}).")
-        elif not confirm:
-            work.notes.append("taking a unit out in a real forward (confirm=False).")
-        if choices.ids is None:
-            work.notes.append("the split of the verdict gap (verdict=False).")
+        if not wanted:
+            why = f"fewer than {FEWEST_TO_CONFIRM} independent items"
+            why = "confirm=False" if not confirm else "no readout was asked for" if choices.reads is None else why
+            prompts.notes.append(f"taking a unit out in a real forward ({why}).")
+        if choices.reads is None:
+            prompts.notes.append("the signed split of what is read (readout=None).")
         if not choices.free_base:
-            work.notes.append("OutputCo, the base's own verdicts and the embedding change (output_share=False).")
+            prompts.notes.append("OutputCo, the base's own verdicts and the embedding change (output_share=False).")
         return work
-
-    def rows_of(self, items: Sequence[int]) -> list[int]:
-        """Return the prompt rows of some items, item by item and order by order."""
-        return [i * len(self.orders) + k for i in items for k in range(len(self.orders))]
-
-    def batch(self, items: Sequence[int]) -> TokenBatch:
-        """Return the token batch of some items on the pair's device."""
-        return self.encoded.batch(self.rows_of(items), device=self.pair.device)
 
     def store(self, name: str, items: Sequence[int], values: np.ndarray) -> None:
         """Write a batch's values, ``[prompt, ...]``, to their items."""
-        self.arrays[name][list(items)] = values.reshape(len(items), len(self.orders), *values.shape[1:])
+        self.arrays[name][list(items)] = self.prompts.by_item(values)
+
+
+def _evaluation(pair: Pair, parts: Sequence[Unit], *, precision: str, shortcut: bool, group: int) -> Evaluation:
+    half = pair.dtype.itemsize < 4
+    fast = shortcut and shortcut_applies(parts, n_layers=pair.n_layers)
+    return Evaluation(last_only=fast, float32=half and precision != "model", group=group if fast else 1)
 
 
 def _numerics(work: _Work) -> None:
     """Step 7a: the judge against itself is exactly 0 in the same shape; in another shape it is the noise floor."""
-    judge = work.pair.executor("judge")
-    batch = work.batch(work.first_half[0][:2])
-    row = share_quantities(measure(judge, judge, batch, parts=work.choices.parts), norm=work.choices.norm)
+    judge, choices = work.prompts.pair.executor("judge"), work.choices
+    batch = work.prompts.batch(work.first_half[0][:2])
+    found = measure(judge, judge, batch, parts=choices.parts, how=choices.how)
+    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge, found.final))
     work.identical = float(row["finetuned_norm"].max())
     if work.identical != 0.0:
         raise ExecutorDisagreement(
@@ -215,39 +237,116 @@ def _numerics(work: _Work) -> None:
             got=f"|F| = {work.identical:.3g} where 0 was due",
             fix="Use deterministic kernels (torch.use_deterministic_algorithms) or attention='eager'.",
         )
-    work.noise = noise_share(judge, batch, parts=work.choices.parts, norm=work.choices.norm)
+    work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=choices.how)
+
+
+def _check_shortcut(work: _Work) -> None:
+    """Hold the shortcut against full forwards on the first item, and give it up where it isn't the same."""
+    if not work.choices.how.last_only:
+        return
+    pair, choices = work.prompts.pair, work.choices
+    batch = work.prompts.batch(work.first_half[0][:1])
+    work.shortcut = shortcut_error(
+        pair.executor("judge"), pair.executor("base"), batch, parts=choices.parts, how=choices.how
+    )
+    exact = choices.how.float32 or pair.dtype not in (torch.bfloat16, torch.float16)
+    tolerance = _SHORTCUT_TOLERANCE[torch.float32] if exact else 2e-2
+    if work.shortcut <= tolerance:
+        return
+    said = (
+        f"the last-token shortcut: it differs from full forwards by {work.shortcut:.2g} of the largest write here "
+        f"(allowed {tolerance:.0e}), so full forwards were run."
+    )
+    work.choices = replace(choices, how=replace(choices.how, last_only=False, group=1))
+    work.prompts.notes.append(said)
+    warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
 def _measure_items(work: _Work, *, progress: bool) -> None:
     """Steps 1 to 6 on every item, and step 8 on the second half."""
-    judge, base = work.pair.executor("judge"), work.pair.executor("base")
-    with tqdm(total=len(work.items), desc="TuCo", unit="item", disable=not progress) as bar:
+    prompts, pair = work.prompts, work.prompts.pair
+    judge, base = pair.executor("judge"), pair.executor("base")
+    with (
+        progress_bar(len(prompts), title="TuCo", shown=progress) as bar,
+        _taking_turns(pair, work.resident) as switch,
+    ):
         for batches, confirming in ((work.first_half, False), (work.second_half, True)):
             if confirming and batches:
                 work.confirmed = _choose_unit(work)
-            for chosen in batches:
-                batch = work.batch(chosen)
-                measured = measure_prompts(judge, base, batch, choices=work.choices)
+            for chosen, batch, measured in _measured(work, judge, base, batches, switch=switch):
                 for name, values in measured.row.items():
                     work.store(name, chosen, values)
                 if confirming:
+                    switch("judge")
                     _confirm(work, judge, batch, chosen, measured)
-                work.done[list(chosen)] = True
+                prompts.done[list(chosen)] = True
                 bar.update(len(chosen))
+
+
+def _measured(
+    work: _Work,
+    judge: HooksBackend,
+    base: HooksBackend,
+    batches: Iterable[tuple[int, ...]],
+    *,
+    switch: Callable[[Side], None],
+) -> Iterator[tuple[tuple[int, ...], TokenBatch, Measured]]:
+    """Yield every batch measured; with one model resident, several batches through the judge, then the base."""
+    choices = work.choices
+    for some in _runs(work, batches):
+        sides: list[JudgeSide | None] = [None] * len(some)
+        found = [work.prompts.batch(chosen) for chosen in some]
+        if work.resident == "one":
+            switch("judge")
+            sides = [judge_side(judge, batch, parts=choices.parts, how=choices.how).to("cpu") for batch in found]
+            switch("base")
+        done = []
+        for batch, side in zip(found, sides, strict=True):
+            there = None if side is None else side.to(batch.device)
+            done.append(measure_prompts(judge, base, batch, choices=choices, side=there))
+        yield from zip(some, found, done, strict=True)
+
+
+def _runs(work: _Work, batches: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Yield one batch at a time, or as many as the record of the judge's stream may hold while it waits."""
+    if work.resident == "both":
+        yield from ([chosen] for chosen in batches)
+        return
+    pair, waiting, held = work.prompts.pair, [], 0
+    sites = len({unit.start for unit in work.choices.parts}) + 1
+    for chosen in batches:
+        tokens = work.prompts.batch(chosen).ids.numel()
+        size = tokens * sites * pair.anatomy("judge").d_model * pair.dtype.itemsize
+        if waiting and held + size > RECORD_BYTES:
+            yield waiting
+            waiting, held = [], 0
+        waiting.append(chosen)
+        held += size
+    if waiting:
+        yield waiting
+
+
+@contextmanager
+def _taking_turns(pair: Pair, resident: Literal["both", "one"]) -> Iterator[Callable[[Side], None]]:
+    if resident == "both":
+        yield lambda _side: None
+        return
+    with one_resident(pair) as switch:
+        yield switch
 
 
 def _choose_unit(work: _Work) -> Unit:
     """Name the unit whose F pushed hardest toward the label (toward the judge's own verdict without labels)."""
-    orientation = np.where(np.isnan(label := _label_sign(work)), np.sign(work.arrays["judge_gap"]), label)
-    pushes = np.nanmean((work.arrays["finetuned_push"] * orientation[..., None])[work.done], axis=(0, 1))
-    return work.choices.parts[int(np.argmax(np.abs(pushes)))]
+    sign = work.prompts.label_sign
+    orientation = np.where(np.isnan(sign), np.sign(work.arrays["judge_gap"]), sign)
+    pushes = work.arrays["finetuned_push"] * orientation[..., None]
+    return work.choices.parts[int(np.argmax(np.abs(np.nanmean(pushes[work.prompts.done], axis=(0, 1)))))]
 
 
 def _confirm(work: _Work, judge: HooksBackend, batch: TokenBatch, chosen: Sequence[int], measured: Measured) -> None:
     """Step 8: run the judge with that unit's write replaced by the base's, and by a random change of equal length."""
-    unit = work.confirmed
-    ids = work.choices.ids
-    if unit is None or ids is None:
+    unit, reads = work.confirmed, work.choices.reads
+    if unit is None or reads is None:
         return
     index = work.choices.parts.index(unit)
     removed = measured.found.finetuned[:, index]
@@ -256,120 +355,83 @@ def _confirm(work: _Work, judge: HooksBackend, batch: TokenBatch, chosen: Sequen
     random *= removed.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
     output = measured.found.judge_outputs[:, index].float()
     for name, change in (("confirmed_effect", removed), ("confirmed_control", random)):
-        values = (output - change).to(measured.found.judge_outputs.dtype)
-        gap = patched_gap(judge, batch, unit=unit, values=values, ids=ids)
+        gap = patched_gap(judge, batch, unit=unit, values=(output - change).to(work.prompts.pair.dtype), readout=reads)
         work.store(name, chosen, measured.row["judge_gap"] - gap)
 
 
 def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: bool) -> None:
     """Step 7b: a judge moved as far in random directions, on the same items."""
+    prompts, pair = work.prompts, work.prompts.pair
     if draws == 0:
-        work.notes.append("a random change of equal norm (controls=0).")
+        prompts.notes.append("a random change of equal norm (controls=0).")
         return
-    if not any(change.change for change in work.pair.delta().changes):
-        work.notes.append("a random change of equal norm: base and judge are the same model.")
+    if not any(change.change for change in pair.delta().changes):
+        prompts.notes.append("a random change of equal norm: base and judge are the same model.")
         return
-    chosen = sorted(int(i) for i in np.random.default_rng(work.seed).permutation(len(work.items))[:limit])
-    if len(chosen) < len(work.items):
-        work.notes.append(
-            f"the random change on {len(work.items) - len(chosen)} of {len(work.items)} items (control_items)."
-        )
-    base = work.pair.executor("base")
-    choices = Choices(parts=work.choices.parts, norm=work.choices.norm, ids=work.choices.ids, free_base=False)
-    blank = np.full((draws, *work.done.shape, len(work.orders)), np.nan)
+    chosen = prompts.sample(limit, seed=work.seed)
+    if len(chosen) < len(prompts):
+        left = len(prompts) - len(chosen)
+        prompts.notes.append(f"the random change on {left} of {len(prompts)} items (control_items).")
+    base = pair.executor("base")
+    choices = replace(work.choices, free_base=False)
+    blank = np.full((draws, len(prompts), len(prompts.orders)), np.nan)
     for name in ("control_finetuned_norm", "control_pretrained_norm", "control_push"):
         work.arrays[name] = blank.copy()
-    lengths = [len(work.encoded.rows[i * len(work.orders)]) for i in range(len(work.items))]
-    per_batch = len(work.first_half[0])
-    with tqdm(total=draws * len(chosen), desc="TuCo of a random change", unit="item", disable=not progress) as bar:
+    title = "TuCo of a random change"
+    with progress_bar(draws * len(chosen), title=title, shown=progress) as bar:
         for draw in range(draws):
-            control = random_delta_pair(work.pair, seed=work.seed + draw)
-            judge = HooksBackend(control.judge, work.pair.anatomy("judge"))
-            for some in _batches(chosen, lengths, per_batch):
-                row = measure_prompts(judge, base, work.batch(some), choices=choices).row
-                shape = (len(some), len(work.orders))
-                work.arrays["control_finetuned_norm"][draw, list(some)] = row["finetuned_norm"].reshape(shape)
-                work.arrays["control_pretrained_norm"][draw, list(some)] = row["pretrained_norm"].reshape(shape)
+            control = random_delta_pair(pair, seed=work.seed + draw)
+            judge = HooksBackend(control.judge, pair.anatomy("judge"))
+            for some in prompts.batches(work.batch_size, items=chosen):
+                row = measure_prompts(judge, base, prompts.batch(some), choices=choices).row
+                for name in ("finetuned_norm", "pretrained_norm"):
+                    work.arrays[f"control_{name}"][draw, list(some)] = prompts.by_item(row[name])
                 if "finetuned_push" in row:
-                    work.arrays["control_push"][draw, list(some)] = row["finetuned_push"].sum(-1).reshape(shape)
+                    work.arrays["control_push"][draw, list(some)] = prompts.by_item(row["finetuned_push"].sum(-1))
                 bar.update(len(some))
 
 
 def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float) -> TucoResult:
-    keep = np.flatnonzero(work.done)
-    items = [work.items[int(i)] for i in keep] if len(keep) < len(work.items) else work.items
-    arrays = {name: np.take(a, keep, axis=1 if name.startswith("control_") else 0) for name, a in work.arrays.items()}
-    for array in arrays.values():
-        array.setflags(write=False)
-    labels = np.array([-1 if item.label is None else item.label for item in items])
-    groups = work.encoded.groups
-    parts = work.choices.parts
+    prompts, parts, reads = work.prompts, work.choices.parts, work.choices.reads
+    arrays = {
+        name: prompts.kept(array, axis=1 if name.startswith("control_") else 0) for name, array in work.arrays.items()
+    }
     return TucoResult(
-        item_ids=tuple(item.item_id for item in items),
-        clusters=tuple(item.cluster for item in items),
-        orders=work.orders,
+        **prompts.axes(),  # type: ignore[arg-type]
+        **arrays,
         units=tuple(unit.label for unit in parts),
         unit_layers=tuple(unit.layer for unit in parts),
         unit_components=tuple(str(unit.component) for unit in parts),
         granularity=str(parameters["granularity"]),
         norm=work.choices.norm,
-        choices=tuple(work.encoded.labels[groups[name][0]] for name in ("A", "B")),
-        questions=tuple(item.question for item in items),
+        norms=NORMS,
+        readout=type(reads).__name__ if reads is not None else "",
+        unit=reads.unit if reads is not None else "",
+        exact=reads is None or reads.exact,
+        choices=prompts.choices,
+        merged=prompts.pair.kind != "lora",
         confirmed_unit=work.confirmed.label if work.confirmed else None,
-        labels=labels,
         identical_share=work.identical,
+        shortcut_error=work.shortcut,
         meta=run_meta(
-            work.pair,
-            items,
+            prompts.pair,
+            prompts.kept_items(),
             analysis="tuco",
             parameters=parameters,
             seed=work.seed,
             wall_time_s=wall_time_s,
             noise_floor=None if np.isnan(work.noise) else work.noise,
-            warnings=work.encoded.notes,
-            not_measured=work.notes,
+            warnings=prompts.encoded.notes,
+            not_measured=prompts.notes,
         ),
-        **arrays,
     )
 
 
-def _batches(chosen: Iterable[int], lengths: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Yield item indices in batches of similar length, longest first, so that memory runs out early or not at all."""
-    ordered = sorted((int(i) for i in chosen), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(ordered), size):
-        yield tuple(ordered[start : start + size])
-
-
-def _halves(items: Sequence[JudgeItem], *, seed: int) -> tuple[list[int], list[int]]:
-    """Split items at random so that no cluster has items in both halves."""
-    clusters = sorted({item.cluster for item in items})
-    order = np.random.default_rng(seed).permutation(len(clusters))
-    first = {clusters[int(i)] for i in order[: len(clusters) // 2]}
-    halves: tuple[list[int], list[int]] = ([], [])
-    for index, item in enumerate(items):
-        halves[item.cluster not in first].append(index)
-    return halves
-
-
-def _label_sign(work: _Work) -> np.ndarray:
-    labels = np.array([np.nan if item.label is None else 1.0 - 2.0 * item.label for item in work.items])
-    slots = np.array([1.0 if order == "original" else -1.0 for order in work.orders])
-    return labels[:, None] * slots[None, :]
-
-
-def _check(
-    items: Sequence[JudgeItem], *, orders: Sequence[Order], batch_size: int, controls: int, control_items: int | None
-) -> None:
-    if not len(items):
-        raise ItemError(
-            "there is nothing to judge.", argument="items", got="no items", fix="Check the item source and its limit."
-        )
-    if not orders or set(orders) - set(ORDERS) or len(set(orders)) < len(orders):
-        raise ParameterError("unknown or repeated answer order.", argument="orders", got=list(orders), allowed=ORDERS)
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("controls", controls, 0),
-        ("control_items", control_items, 2),
+def _check(norm: str, precision: str, resident: str) -> None:
+    for name, value, allowed in (
+        ("norm", norm, NORMS),
+        ("precision", precision, ("auto", "model", "float32")),
+        ("resident", resident, ("both", "one")),
     ):
-        if value is not None and value < least:
-            raise ParameterError("too small.", argument=name, got=value, allowed=f"{least} or more")
+        if value not in allowed:
+            raise ParameterError("unknown choice.", argument=name, got=value, allowed=allowed)

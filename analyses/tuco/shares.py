@@ -9,11 +9,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-Norm = Literal["l1", "l2"]
+Norm = Literal["l1", "l2", "final_norm"]
+"""Of a write: L1 as in Definition 4.3, L2, or L2 after the final norm's centring and gain, which is what logits see."""
+
+NORMS: tuple[Norm, ...] = ("l1", "l2", "final_norm")
 
 
 def vector_norm(x: Float[np.ndarray, "*lead d"], *, norm: Norm) -> Float[np.ndarray, "*lead"]:
-    """Return the norm of the last axis: L1 as in Definition 4.3, or L2."""
+    """Return the norm of the last axis; vectors for ``final_norm`` come with centring and gain applied."""
     return np.asarray(np.abs(x).sum(-1) if norm == "l1" else np.sqrt(np.square(x).sum(-1)))
 
 
@@ -36,7 +39,7 @@ def depth_profile(
 def additive_parts(writes: Float[np.ndarray, "*lead unit d"], *, norm: Norm) -> Float[np.ndarray, "*lead unit"]:
     """Split the norm of the summed writes among the units that wrote them.
 
-    With ``I`` the sum, unit ``l`` gets ``<W_l, sign(I)>`` (L1) or ``<W_l, I> / |I|`` (L2). Parts are
+    With ``I`` the sum, unit ``l`` gets ``<W_l, sign(I)>`` (L1) or ``<W_l, I> / |I|`` (the others). Parts are
     signed, since a unit may undo what others wrote, and add up to ``|I|`` exactly.
     """
     total = writes.sum(-2)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 DECISION_LEVEL = 0.975
 """Coverage of the two intervals that decide whether anything was found: 95% together (Bonferroni)."""
-_FLOORS = 3.0
+FLOORS = 3.0
+"""A TuCo under so many noise floors may be rounding."""
 _FEWEST_DRAWS = 3
 
 
@@ -63,7 +64,7 @@ def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarr
     null, decides = None, False
     if len(control):
         mean = control.mean(0)
-        null = estimate("a random change of equal norm", result.mean(mean), unit="logits")
+        null = estimate("a random change of equal norm", result.mean(mean), unit=result.unit)
         draws = np.array([result.mean(draw).value for draw in control])
         same_items = result.mean(np.where(np.isnan(mean), np.nan, own)).value
         if len(draws) >= _FEWEST_DRAWS:
@@ -74,12 +75,12 @@ def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarr
                 low=low,
                 high=high,
                 n=null.n,
-                unit="logits",
+                unit=result.unit,
             )
             low, high = _further_draw(draws, level=DECISION_LEVEL)
             outside = not low <= same_items <= high
             decides = outside and result.mean(own - mean, level=DECISION_LEVEL).excludes(0.0)
-    return name, estimate(f"push of fine-tuning {name}", result.mean(own), unit="logits", control=null), decides
+    return name, estimate(f"push of fine-tuning {name}", result.mean(own), unit=result.unit, control=null), decides
 
 
 def _further_draw(draws: np.ndarray, *, level: float) -> tuple[float, float]:
@@ -92,7 +93,7 @@ def _headline(result: "TucoResult", found: list[str]) -> str:
     share = _pooled(result)
     named = result.units[_strongest(result)]
     pushes = {name: push for name, push, _ in _decisive(result)}
-    parts = [f"by {pushes[name].value:+.3g} logits {name}" for name in found]
+    parts = [f"by {pushes[name].value:+.3g} {result.unit} {name}" for name in found]
     control = _share(result).control
     beside = "" if control is None else f" (a random change of the same size: {control.value:.1%})"
     return (
@@ -103,7 +104,7 @@ def _headline(result: "TucoResult", found: list[str]) -> str:
 
 def _nothing(result: "TucoResult", *, loud: bool) -> str:
     if not loud:
-        return f"Nothing found: TuCo is within {_FLOORS:g} noise floors of rounding on these prompts."
+        return f"Nothing found: TuCo is within {FLOORS:g} noise floors of rounding on these prompts."
     if len(result.control_push) < _FEWEST_DRAWS:
         return f"Nothing found: it takes {_FEWEST_DRAWS} random changes or more to tell a push from chance (controls)."
     return (
@@ -141,10 +142,10 @@ def _others(result: "TucoResult") -> tuple[Estimate, ...]:
         null = estimate(
             "a random change of equal length there",
             result.mean(_oriented(result, result.confirmed_control)),
-            unit="logits",
+            unit=result.unit,
         )
         name = f"verdict margin lost when {result.confirmed_unit} runs without its fine-tuning (named on other items)"
-        made.append(estimate(name, result.mean(oriented), unit="logits", control=null))
+        made.append(estimate(name, result.mean(oriented), unit=result.unit, control=null))
     for side, gap, other in (("judge", result.judge_gap, result.base_gap),):
         if (result.labels >= 0).any() and not np.isnan(gap).all():
             base = None if np.isnan(other).all() else estimate("base", result.mean(_right(result, other)))
@@ -169,21 +170,51 @@ def _strongest(result: "TucoResult") -> int:
 
 def _above_noise(result: "TucoResult") -> bool:
     floor = result.meta.noise_floor
-    return floor is None or bool(_pooled(result).value > _FLOORS * floor)
+    return floor is None or bool(_pooled(result).value > FLOORS * floor)
 
 
 def _limits(result: "TucoResult") -> tuple[str, ...]:
     own = [
         "Direct writes only: what tuned blocks cause in later blocks is booked as pretraining; OutputCo and the "
-        "removal effect stand beside it.",
+        "removal effect stand beside it, and path attribution counts it.",
         f"Depends on the cut ({result.granularity}) and the norm ({result.norm}); not comparable across base models.",
-        f"At the last prompt token only; the gap compares the first tokens of {result.choices[0]!r} and "
-        f"{result.choices[1]!r}.",
+        _what_is_read(result),
+        "The judge is a checkpoint of its own; had it been merged from an adapter in half precision, the merge's "
+        "rounding would be booked as fine-tuning."
+        if result.merged
+        else "The judge is an unmerged adapter on the base's own weights.",
+        *_numbers(result),
     ]
+    return (*own, *(f"Not measured: {what}" for what in result.meta.not_measured))
+
+
+def _what_is_read(result: "TucoResult") -> str:
+    if result.readout == "LabelGap":
+        first, second = result.choices
+        return f"At the last prompt token only; the gap compares the first tokens of {first!r} and {second!r}."
+    if result.exact:
+        return f"At the last prompt token only; what is split is a {result.readout or 'norm'}, in its own units."
+    return (
+        f"At the last prompt token only; {result.readout} is not linear in the stream: its parts are first-order, and "
+        "what they leave over is booked with the offset."
+    )
+
+
+def _numbers(result: "TucoResult") -> list[str]:
+    said = []
     floor = result.meta.noise_floor
     if floor is not None:
-        low = int((result.tuco < _FLOORS * floor).sum())
-        own.append(
-            f"Noise floor of TuCo here {floor:.2g}; {low} of {result.tuco.size} prompts lie under {_FLOORS:g} floors."
+        low = int(result.under_floor.sum())
+        said.append(
+            f"Noise floor of TuCo here {floor:.2g}; {low} of {result.tuco.size} prompts lie under {FLOORS:g} floors."
         )
-    return (*own, *(f"Not measured: {what}" for what in result.meta.not_measured))
+    if not np.isnan(result.shortcut_error):
+        said.append(
+            f"Computed at the last token only; on the first item this differs from full forwards by "
+            f"{result.shortcut_error:.1g} of the largest write."
+        )
+    if result.meta.parameters.get("precision") == "model" and result.meta.dtype in ("bfloat16", "float16"):
+        said.append(
+            f"Blocks were computed in {result.meta.dtype}: rounding adds to small shares (see precision='float32')."
+        )
+    return said

@@ -47,6 +47,9 @@ def _per_prompt(result: "TucoResult") -> "pd.DataFrame":
         ("embedding_push", PRETRAINED, result.embedding_push, empty),
         ("embedding_push", FINETUNED, result.embedding_change_push, empty),
         ("bias_push", "judge", result.bias_push, empty),
+        ("head_change_effect", "judge", result.head_change_effect, empty),
+        ("tuco_under_floor", "judge", result.under_floor.astype(float), empty),
+        *((f"tuco_{kind}", "judge", result.tuco_by_norm[..., k], empty) for k, kind in enumerate(result.norms)),
         ("confirmed_effect", "judge", result.confirmed_effect, result.confirmed_control),
     ]
     items, orders = _grid(result.item_ids, result.orders)

@@ -121,10 +121,10 @@ def test_items_without_labels_are_oriented_to_the_judges_own_verdict(pair):
 
 def test_leaving_things_out_is_said(pair):
     result = tuco.run(
-        pair, ITEMS, verdict=False, output_share=False, controls=0, confirm=False, numerics=False, progress=False
+        pair, ITEMS, readout=None, output_share=False, controls=0, confirm=False, numerics=False, progress=False
     )
     said = " ".join(result.meta.not_measured)
-    for what in ("verdict=False", "output_share=False", "controls=0", "confirm=False", "numerics=False"):
+    for what in ("readout=None", "output_share=False", "controls=0", "confirm=False", "numerics=False"):
         assert what in said
     assert np.isnan(result.judge_gap).all()
     assert not result.finding.found
