@@ -24,6 +24,7 @@ import numpy as np
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.metrics import further_draw
 from analyses.tuco.clamp import to_numpy
+from analyses.tuco.draws import FEWEST_DRAWS
 from analyses.tuco.heads.inference import cell_intervals, family_p
 from analyses.tuco.heads.naming import name_strongest, sum_neurons, try_named
 from analyses.tuco.heads.result import HeadsResult
@@ -34,10 +35,6 @@ from workbench.errors import ExecutorDisagreement
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, random_delta_pair, run_meta
-
-_FEWEST_DRAWS = 3
-_BOUND_LEVEL = 0.95
-"""Two-sided, so that the upper end, which alone decides, is exceeded by chance in 2.5%."""
 
 
 def split_heads(
@@ -272,4 +269,5 @@ def _tests(work: HeadWork, arrays: dict[str, np.ndarray], clusters: tuple[str, .
 def _bound(draws: Sequence[np.ndarray], clusters: tuple[str, ...]) -> float:
     means = [cell_intervals(draw, clusters=clusters, seed=0).value for draw in draws]
     largest = np.array([np.abs(mean).max() for mean in means if not np.isnan(mean).any()])
-    return further_draw(largest, level=_BOUND_LEVEL)[1] if len(largest) >= _FEWEST_DRAWS else float("nan")
+    # The upper end of a two-sided 95% interval: by chance exceeded in 2.5%, and it alone decides.
+    return further_draw(largest, level=0.95)[1] if len(largest) >= FEWEST_DRAWS else float("nan")

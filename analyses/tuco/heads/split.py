@@ -104,12 +104,13 @@ def split_batch(
     own = look(judge, batch, neurons=neurons)
     other = look(base, batch, neurons=neurons, record=dict(own.attention.run.activations))
     final = own.last[Site(Component.RESID_POST, judge.anatomy.n_layers - 1)]
-    frozen = frozen_readout(
-        judge.module.get_submodule(judge.anatomy.final_norm),
-        judge.module.get_submodule(judge.anatomy.unembed),
-        final.float(),
-        readout=readout,
-    )
+    with torch.no_grad():
+        frozen = frozen_readout(
+            judge.module.get_submodule(judge.anatomy.final_norm),
+            judge.module.get_submodule(judge.anatomy.unembed),
+            final.float(),
+            readout=readout,
+        )
     work = _Layers(own, other, frozen.direction, torch.nn.functional.one_hot(regions + 1, n_regions + 1)[..., 1:])
     for layer in range(judge.anatomy.n_layers):
         work.attention(layer, Projection.of(judge, Site(Component.Z, layer)), Projection.of(base, _z(layer)))
