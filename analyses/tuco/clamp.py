@@ -30,6 +30,7 @@ from workbench.hooks import (
     last_tokens_only,
     shared_prefix_run,
 )
+from workbench.pairs import adapter_on_first_rows
 from workbench.tokens import TokenBatch
 
 Granularity = Literal["sublayer", "block", "model"] | int
@@ -45,15 +46,17 @@ class Evaluation:
     """Compute blocks in float32 on the stream as the model rounded it."""
     group: int = 1
     """Rows in a run of so many begin alike (answer orders of one item); their common prefix is run once."""
+    doubled: bool = False
+    """Clamp both sides of an adapter pair in one batch of twice the rows, which reads the shared weights once."""
 
     @contextmanager
     def entered(self, executor: HooksBackend) -> Iterator[None]:
         """While open, the executor's model computes this way."""
         with ExitStack() as stack:
-            if self.float32:
-                stack.enter_context(float32_blocks(executor))
             if self.last_only:
                 stack.enter_context(last_tokens_only(executor))
+            if self.float32:
+                stack.enter_context(float32_blocks(executor))
             yield
 
 
@@ -158,12 +161,18 @@ class JudgeSide:
     own_final: Float[Tensor, "prompt d_model"]
     """The judge's final stream, computed as :func:`free_ends` computes the base's: equal models agree to the bit."""
 
+    base_outputs: dict[Site, Float[Tensor, "prompt d_model"]] | None = None
+    """The clamped base's outputs, where both sides ran in one batch."""
+
     def to(self, device: torch.device | str) -> "JudgeSide":
         """Return it on another device, e.g. while the other model needs the room."""
         return JudgeSide(
             record={site: value.to(device) for site, value in self.record.items()},
             outputs={site: value.to(device) for site, value in self.outputs.items()},
             own_final=self.own_final.to(device),
+            base_outputs=None
+            if self.base_outputs is None
+            else {site: value.to(device) for site, value in self.base_outputs.items()},
         )
 
 
@@ -183,15 +192,45 @@ def judge_side(
             fix="Pass shortcut=False.",
         )
     reads = list(dict.fromkeys([*starts, deepest]))
+    base_outputs = None
     if how == PLAIN:
         run = judge.run(batch, capture=list(dict.fromkeys([*reads, *ends])), logits="none").activations
         outputs = {site: run[site][:, column] for site in ends}
         own = outputs[last].float()
     else:
         run = _stream(judge, batch, capture=reads, how=how)
-        outputs = clamp(judge, batch, record={s: run[s] for s in starts}, read=ends, column=column, how=how)
+        record = {site: run[site] for site in starts}
+        if how.doubled:
+            outputs, base_outputs = _clamp_both(judge, batch, record=record, read=ends, column=column, how=how)
+        else:
+            outputs = clamp(judge, batch, record=record, read=ends, column=column, how=how)
         own = _last_block(judge, batch, run[deepest], how=how)
-    return JudgeSide(record={site: run[site] for site in starts}, outputs=outputs, own_final=own)
+    record = {site: run[site] for site in starts}
+    return JudgeSide(record=record, outputs=outputs, own_final=own, base_outputs=base_outputs)
+
+
+Outputs = dict[Site, Float[Tensor, "prompt d_model"]]
+"""Outputs by site, at the column that is read."""
+
+
+def _clamp_both(
+    judge: HooksBackend,
+    batch: TokenBatch,
+    *,
+    record: Mapping[Site, Tensor],
+    read: Sequence[Site],
+    column: int,
+    how: Evaluation,
+) -> tuple[Outputs, Outputs]:
+    """Clamp an adapter's judge and its base to one record in one batch: rows with the adapter, then rows without."""
+    rows = len(batch)
+    twice = TokenBatch(
+        ids=batch.ids.repeat(2, 1), mask=batch.mask.repeat(2, 1), prompt_ids=tuple(str(i) for i in range(2 * rows))
+    )
+    streams = {site: value.repeat(2, 1, 1) for site, value in record.items()}
+    with adapter_on_first_rows(judge.module, rows=rows):
+        both = clamp(judge, twice, record=streams, read=read, column=column, how=how)
+    return {s: x[:rows] for s, x in both.items()}, {s: x[rows:] for s, x in both.items()}
 
 
 class FreeEnds(NamedTuple):
@@ -252,7 +291,7 @@ def contributions(
     """Clamp the base to the judge's recorded stream and subtract; see :func:`measure`."""
     first, last = _ends_of_stream(base)
     ends = list(dict.fromkeys(unit.end for unit in parts))
-    clamped = clamp(base, batch, record=side.record, read=ends, column=column, how=how)
+    clamped = side.base_outputs or clamp(base, batch, record=side.record, read=ends, column=column, how=how)
     inputs = torch.stack([side.record[unit.start][:, column].float() for unit in parts], dim=1)
     judge_outputs = torch.stack([side.outputs[unit.end] for unit in parts], dim=1)
     base_outputs = torch.stack([clamped[unit.end] for unit in parts], dim=1)
@@ -322,7 +361,7 @@ def shortcut_error(
         how: The evaluation to check.
     """
     fast = measure(judge, base, batch, parts=parts, how=how)
-    full = measure(judge, base, batch, parts=parts, how=replace(how, last_only=False, group=1))
+    full = measure(judge, base, batch, parts=parts, how=replace(how, last_only=False, group=1, doubled=False))
     scale = full.pretrained.abs().max().clamp(min=1e-12)
     errors = [(fast.pretrained - full.pretrained).abs().max(), (fast.finetuned - full.finetuned).abs().max()]
     return float(max(errors) / scale)

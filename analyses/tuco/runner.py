@@ -53,7 +53,7 @@ from analyses.tuco.shares import NORMS, Norm
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Side, one_resident, random_delta_pair, run_meta
+from workbench.pairs import Pair, Side, can_mix, one_resident, random_delta_pair, run_meta
 from workbench.tokens import TokenBatch
 
 FEWEST_TO_CONFIRM = 8
@@ -220,14 +220,21 @@ class _Work:
 def _evaluation(pair: Pair, parts: Sequence[Unit], *, precision: str, shortcut: bool, group: int) -> Evaluation:
     half = pair.dtype.itemsize < 4
     fast = shortcut and shortcut_applies(parts, n_layers=pair.n_layers)
-    return Evaluation(last_only=fast, float32=half and precision != "model", group=group if fast else 1)
+    return Evaluation(
+        last_only=fast,
+        float32=half and precision != "model",
+        group=group if fast else 1,
+        doubled=fast and can_mix(pair.base, pair.judge),
+    )
 
 
 def _numerics(work: _Work) -> None:
     """Step 7a: the judge against itself is exactly 0 in the same shape; in another shape it is the noise floor."""
     judge, choices = work.prompts.pair.executor("judge"), work.choices
     batch = work.prompts.batch(work.first_half[0][:2])
-    found = measure(judge, judge, batch, parts=choices.parts, how=choices.how)
+    # Not doubled: there the second half is the base whoever is asked.
+    how = replace(choices.how, doubled=False)
+    found = measure(judge, judge, batch, parts=choices.parts, how=how)
     row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge, found.final))
     work.identical = float(row["finetuned_norm"].max())
     if work.identical != 0.0:
@@ -237,7 +244,7 @@ def _numerics(work: _Work) -> None:
             got=f"|F| = {work.identical:.3g} where 0 was due",
             fix="Use deterministic kernels (torch.use_deterministic_algorithms) or attention='eager'.",
         )
-    work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=choices.how)
+    work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=how)
 
 
 def _check_shortcut(work: _Work) -> None:
@@ -257,7 +264,7 @@ def _check_shortcut(work: _Work) -> None:
         f"the last-token shortcut: it differs from full forwards by {work.shortcut:.2g} of the largest write here "
         f"(allowed {tolerance:.0e}), so full forwards were run."
     )
-    work.choices = replace(choices, how=replace(choices.how, last_only=False, group=1))
+    work.choices = replace(choices, how=replace(choices.how, last_only=False, group=1, doubled=False))
     work.prompts.notes.append(said)
     warnings.warn(said, RuntimeWarning, stacklevel=4)
 

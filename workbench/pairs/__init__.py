@@ -5,6 +5,7 @@ from workbench.pairs.delta import TensorChange, WeightDelta, weight_delta
 from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
 from workbench.pairs.load import load_pair
 from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits, scaled_stream
+from workbench.pairs.mixed import adapter_on_first_rows, can_mix
 from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
@@ -19,6 +20,8 @@ __all__ = [
     "Side",
     "TensorChange",
     "WeightDelta",
+    "adapter_on_first_rows",
+    "can_mix",
     "embedded_names",
     "embedded_pair",
     "gated_stream",
