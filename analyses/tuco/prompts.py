@@ -1,7 +1,7 @@
 """Everything TuCo reads off one batch of prompts: shares, profile, and the signed split of the verdict."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -168,7 +168,9 @@ def patched_gap(
 def noise_share(
     judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], norm: Norm, how: Evaluation = PLAIN
 ) -> float:
-    """Return the TuCo that rounding alone produces: the judge against itself, on one stream in two batch shapes.
+    """Return the TuCo that rounding alone produces: the judge against itself, on one stream, computed in two ways.
+
+    The other way is another batch shape; for half-precision outputs also float32.
 
     Args:
         judge: Executor of the fine-tuned model.
@@ -180,19 +182,25 @@ def noise_share(
     side = judge_side(judge, batch, parts=parts, how=how)
     ends = list(dict.fromkeys(unit.end for unit in parts))
     weigh = as_logits_see(judge, side.outputs[ends[-1]].float())
-    largest = 0.0
+
+    def largest(rows: slice, outputs: Mapping[Site, Tensor]) -> float:
+        first = torch.stack([side.outputs[unit.end][rows].float() for unit in parts], dim=1)
+        second = torch.stack([outputs[unit.end].float() for unit in parts], dim=1)
+        inputs = torch.stack([_input(side, unit)[rows] for unit in parts], dim=1)
+        sizes = (_norm((first - second).sum(1), norm, weigh), _norm((second - inputs).sum(1), norm, weigh))
+        return float(shares.share(*sizes).max())
+
+    found = []
     for index in range(len(batch)):
-        width = int(batch.lengths[index])
-        again = _reshaped(batch, index)
-        copies = len(again)
-        streams = {site: x[index : index + 1, -width:].expand(copies, -1, -1) for site, x in side.record.items()}
+        again, width = _reshaped(batch, index), int(batch.lengths[index])
+        rows = slice(index, index + 1)
+        streams = {site: x[rows, -width:].expand(len(again), -1, -1) for site, x in side.record.items()}
         outputs = clamp(judge, again, record=streams, read=ends, how=how)
-        first = torch.stack([side.outputs[unit.end][index].float() for unit in parts])
-        second = torch.stack([outputs[unit.end][0].float() for unit in parts])
-        inputs = torch.stack([_input(side, unit, index) for unit in parts])
-        sizes = (_norm((first - second).sum(0), norm, weigh), _norm((second - inputs).sum(0), norm, weigh))
-        largest = max(largest, float(shares.share(*sizes)))
-    return largest
+        found.append(largest(rows, {site: value[:1] for site, value in outputs.items()}))
+    if not how.float32 and side.outputs[ends[-1]].dtype.itemsize < 4:
+        fine = clamp(judge, batch, record=side.record, read=ends, how=replace(how, float32=True))
+        found.append(largest(slice(None), fine))
+    return max(found)
 
 
 def readout_modules(executor: HooksBackend) -> tuple[nn.Module, nn.Module]:
@@ -248,6 +256,6 @@ def _reshaped(batch: TokenBatch, index: int) -> TokenBatch:
     return TokenBatch(ids=row.ids.repeat(2, 1), mask=row.mask.repeat(2, 1), prompt_ids=row.prompt_ids * 2)
 
 
-def _input(side: JudgeSide, unit: Unit, index: int) -> Tensor:
-    stream = side.record[unit.start][index, -1].float()
+def _input(side: JudgeSide, unit: Unit) -> Float[Tensor, "prompt d_model"]:
+    stream = side.record[unit.start][:, -1].float()
     return stream if unit.component is Component.RESID_POST else torch.zeros_like(stream)
