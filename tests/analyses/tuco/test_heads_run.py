@@ -326,3 +326,21 @@ def test_random_neurons_are_others_than_the_named():
 
 def test_public_names():
     assert heads.__all__ == ["HeadsResult", "split_heads"]
+
+
+@pytest.mark.slow
+def test_the_shipped_judge_decides_in_heads_that_read_the_answers():
+    """The demo judge learned to judge: what it writes at the verdict comes from the answers, and really matters."""
+    from workbench import load_items, load_pair
+
+    found = split_heads(load_pair("demo"), load_items("demo:test", limit=32), progress=False, controls=3)
+    assert found.passing("content").any()
+    assert "toward the labelled answer" in found.finding.headline
+    effect, random = (found.cells(x, found.named_view) for x in (found.confirmed_effect, found.confirmed_control))
+    assert abs(effect.value) > 2 * abs(random.value)
+    names, values = found.by_role(found.region_push.sum((2, 3)))
+    taken = dict(zip(names, found.cells(values, "content").value, strict=True))
+    answers = taken["labelled answer"] + taken["other answer"]
+    assert answers > 0.5 * sum(taken.values())
+    named = found.cells(found.neuron_push.sum((2, 3)), "content").value
+    assert named > 3 * abs(found.cells(found.neuron_control_push.sum((2, 3)), "content").value)
