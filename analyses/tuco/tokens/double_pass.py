@@ -95,8 +95,8 @@ def noise_of_tokens(judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[U
     outputs = clamp(judge, again, record=copies, read=ends, column=None)
     streams = _Streams(own, {site: value[:1] for site, value in outputs.items()})
     found = _shares(streams, parts=parts, gauge=gauge, chosen=row.mask, n_layers=judge.anatomy.n_layers)
-    finetuned, pretrained = found.finetuned_depth[:, -1].sum(), found.pretrained_depth[:, -1].sum()
-    return float(share(finetuned, pretrained))
+    sizes = (depth[:, -1:].sum(0) for depth in (found.finetuned_depth, found.pretrained_depth))
+    return float(share(*sizes)[0])
 
 
 def _sites(parts: Sequence[Unit], *, n_layers: int) -> tuple[list[Site], list[Site]]:

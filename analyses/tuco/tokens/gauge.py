@@ -1,24 +1,22 @@
 """How long a write is: L1 as in Definition 4.3, L2, or L2 weighted with the final norm's gain (what logits see)."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analyses.tuco.readout import NormProbe
+from analyses.tuco.shares import NORMS, Norm
 from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend
-
-TokenNorm = Literal["l1", "l2", "final_norm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gauge:
     """A norm on writes to the stream."""
 
-    name: TokenNorm
+    name: Norm
     """``l1``, ``l2``, or ``final_norm``: L2 after the final norm's centring and gain."""
     gain: Float[Tensor, " d_model"] | None = None
     """Gain of the final norm, up to one common factor (which no share sees); None leaves writes as they are."""
@@ -26,7 +24,7 @@ class Gauge:
     """Whether the final norm takes the mean out first."""
 
     @classmethod
-    def of(cls, name: TokenNorm, judge: HooksBackend) -> "Gauge":
+    def of(cls, name: Norm, judge: HooksBackend) -> "Gauge":
         """Return the gauge of a name; the gain is read off the judge's own final norm.
 
         Raises:
@@ -35,7 +33,7 @@ class Gauge:
         if name in ("l1", "l2"):
             return cls(name=name)
         if name != "final_norm":
-            raise ParameterError("no such norm.", argument="norm", got=name, allowed=("l1", "l2", "final_norm"))
+            raise ParameterError("no such norm.", argument="norm", got=name, allowed=NORMS)
         module = judge.module.get_submodule(judge.anatomy.final_norm)
         dtype = next((p.dtype for p in module.parameters()), torch.float32)
         device = next((p.device for p in module.parameters()), torch.device("cpu"))

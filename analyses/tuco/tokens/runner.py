@@ -25,10 +25,11 @@ import torch
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.tuco.clamp import Granularity, Unit, units
+from analyses.tuco.shares import Norm
 from analyses.tuco.tokens.averages import PromptTokens, by_prompt, completion_curve, region_means
 from analyses.tuco.tokens.completions import CompletedRows, Completions, Positions, completed_rows
 from analyses.tuco.tokens.double_pass import measure_tokens, noise_of_tokens
-from analyses.tuco.tokens.gauge import Gauge, TokenNorm
+from analyses.tuco.tokens.gauge import Gauge
 from analyses.tuco.tokens.result import TokenMapResult
 from workbench.errors import ExecutorDisagreement
 from workbench.hooks import HooksBackend
@@ -46,7 +47,7 @@ def map_tokens(
     completions: Completions | None = None,
     max_new_tokens: int = 64,
     granularity: Granularity = "block",
-    norm: TokenNorm = "l1",
+    norm: Norm = "l1",
     positions: Positions = "all",
     controls: int = 5,
     control_items: int | None = 16,

@@ -8,7 +8,7 @@ from scipy import stats
 
 from analyses.judged import estimate
 from analyses.metrics import RESAMPLES, Interval, holm
-from analyses.tuco.draws import FEWEST_DRAWS, FurtherDraw, further_draw
+from analyses.tuco.draws import FEWEST_DRAWS, Chance, against_draws
 from analyses.tuco.tokens.completions import START
 from workbench.results import Estimate, Finding
 
@@ -27,7 +27,7 @@ class Concentration(NamedTuple):
     """Where."""
     own: Interval
     """Share there over share in all tokens but each row's first; 1 is no concentration."""
-    chance: FurtherDraw
+    chance: Chance
     """The same ratio of random changes, and where one more would fall."""
     p: float
     """Holm-adjusted over the regions: the larger of the p-values over items and over draws."""
@@ -69,7 +69,7 @@ def finding(result: "TokenMapResult") -> Finding:
 
 
 def pooled(
-    result: "TokenMapResult", finetuned: Float[np.ndarray, "item order"], pretrained: Float[np.ndarray, "item order"]
+    result: "TokenMapResult", finetuned: Float[np.ndarray, "item *order"], pretrained: Float[np.ndarray, "item *order"]
 ) -> Interval:
     """Return the ratio of means |F| / (|P| + |F|) over items."""
     return result.ratio(finetuned, finetuned + pretrained)
@@ -121,12 +121,12 @@ def _tested(
     own, others = float(values[0, k]), values[1:, k]
     n = int((sums[1][:, k] > 0).sum())
     if np.isnan(own) or n < 2:
-        return Concentration(result.regions[k], Interval(own, np.nan, np.nan, n), further_draw(own, others), np.nan)
+        return Concentration(result.regions[k], Interval(own, np.nan, np.nan, n), against_draws(own, others), np.nan)
     low, high = np.nanquantile(resampled[0, :, k], [0.025, 0.975])
     error = float(np.nanstd(resampled[0, :, k] - resampled[1:, :, k].mean(0), ddof=1))
     apart = abs(own - float(others.mean()))
     over_items = float(2 * stats.t.sf(apart / error, n - 1)) if error > 0 else float(apart == 0)
-    chance = further_draw(own, others)
+    chance = against_draws(own, others)
     return Concentration(
         result.regions[k], Interval(own, float(low), float(high), n), chance, max(over_items, chance.p)
     )

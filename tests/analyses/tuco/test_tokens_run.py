@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from analyses.tuco.tokens import TokenMapResult, map_tokens
 from analyses.tuco.tokens import runner as tokens_runner
@@ -101,7 +102,7 @@ def test_the_strip_shows_hostile_text_as_text(pair):
     assert 'class="span">answer_a' in strip
     assert "<script>alert" not in result._repr_html_()
     with pytest.raises(ParameterError, match="not kept"):
-        result.strip("nobody")
+        result.strip(item="nobody")
 
 
 def test_an_interrupted_run_keeps_what_was_finished(pair, monkeypatch):
@@ -162,7 +163,6 @@ def test_leaving_controls_out_is_said_and_nothing_is_found(pair):
     ("choices", "argument"),
     [
         ({"granularity": 0}, "granularity"),
-        ({"norm": "l3"}, "norm"),
         ({"orders": ()}, "orders"),
         ({"batch_size": 0}, "batch_size"),
         ({"examples": -1}, "examples"),
@@ -176,6 +176,11 @@ def test_bad_choices_are_refused_by_name(pair, choices, argument):
         map_tokens(pair, ITEMS, **{**QUIET, **choices})
     assert caught.value.argument == argument
     assert caught.value.allowed
+
+
+def test_an_unknown_norm_is_refused(pair):
+    with pytest.raises((ParameterError, TypeCheckError), match="norm"):
+        map_tokens(pair, ITEMS, norm="l3", **QUIET)
 
 
 def test_no_items_and_too_long_completions_are_refused(pair):
