@@ -302,4 +302,5 @@ def _wilson(rate: float, n: int, *, level: float) -> tuple[float, float]:
     z2 = float(stats.norm.ppf(0.5 + level / 2)) ** 2
     centre = (rate * n + z2 / 2) / (n + z2)
     half = np.sqrt(z2) / (n + z2) * np.sqrt(n * rate * (1 - rate) + z2 / 4)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # At 0 and 1 rounding would leave the end on the wrong side of the rate.
+    return max(0.0, min(rate, float(centre - half))), min(1.0, max(rate, float(centre + half)))

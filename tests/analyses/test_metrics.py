@@ -77,6 +77,7 @@ def test_wilson_is_scipys_and_clusters_count_once():
     assert (once.low, once.high) == pytest.approx((expected.low, expected.high))
     copied = share_interval(np.repeat(hits, 2)[:, None].repeat(2, 1), clusters=np.repeat(np.arange(20), 2).tolist())
     assert copied == pytest.approx(once)
+    assert share_interval(np.zeros(12)).low == 0.0
     assert share_interval(np.zeros(20)).high > 0.1
     assert share_interval(np.array([np.nan])).n == 0
 

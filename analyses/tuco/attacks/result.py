@@ -25,7 +25,7 @@ _UNIT = ("variant", "item", "order", "unit")
 _DRAW = ("draw", "variant", "item", "order")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AttackResult(JudgedResult):
     """What a suffix on one answer does to the judge, and how much of it fine-tuning writes at the verdict.
 
@@ -43,7 +43,7 @@ class AttackResult(JudgedResult):
     granularity: str
     """How the network was cut."""
     norm: str
-    """``l1`` or ``l2``."""
+    """``l1``, ``l2`` or ``final_norm``."""
     choices: tuple[str, ...]
     """Text of the two verdict labels whose logits make the gap."""
     carrier: str

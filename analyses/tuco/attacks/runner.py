@@ -67,7 +67,7 @@ def compare_attacks(
         benign: Plain remarks to draw the benign suffix from; a pool of the workbench's own when None.
         carrier: The answer the suffix is put on: ``"worse"``, ``"better"``, ``"random"`` or an index.
         granularity: ``"block"``, ``"sublayer"``, a number of blocks, or ``"model"``.
-        norm: ``"l1"`` or ``"l2"``.
+        norm: ``"l1"``, ``"l2"``, or ``"final_norm"`` (L2 of what the logits see of a write).
         orders: Answer orders to show.
         controls: Number of random judges of equal norm; with fewer than three nothing can be told from chance.
         control_items: On how many items they are measured; None for all.

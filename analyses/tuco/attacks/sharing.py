@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.tuco.clamp import Unit, clamp, to_numpy
+from analyses.tuco.prompts import Weigh, as_logits_see
 from analyses.tuco.shares import Norm, share
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.tokens import TokenBatch
@@ -81,6 +82,7 @@ def token_shares(
     ends = list(dict.fromkeys(unit.end for unit in parts))
     record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
     clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends, column=None)
+    weigh = as_logits_see(judge, record[ends[-1]][:, -1]) if norm == "final_norm" else _unweighed
     finetuned_sum: Tensor | float = 0.0
     pretrained_sum: Tensor | float = 0.0
     by_unit = []
@@ -89,9 +91,9 @@ def token_shares(
         finetuned = record[unit.end].float() - expected
         whole = unit.component is Component.RESID_POST
         pretrained = expected - record[unit.start].float() if whole else expected
-        by_unit.append(_share(finetuned, pretrained, norm=norm))
+        by_unit.append(_share(finetuned, pretrained, norm=norm, weigh=weigh))
         finetuned_sum, pretrained_sum = finetuned_sum + finetuned, pretrained_sum + pretrained
-    total = _share(torch.as_tensor(finetuned_sum), torch.as_tensor(pretrained_sum), norm=norm)
+    total = _share(torch.as_tensor(finetuned_sum), torch.as_tensor(pretrained_sum), norm=norm, weigh=weigh)
     return TokenShares(total, np.stack(by_unit, axis=-1))
 
 
@@ -113,7 +115,11 @@ def span_means(
     return means
 
 
-def _share(finetuned: Tensor, pretrained: Tensor, *, norm: Norm) -> Float[np.ndarray, "prompt pos"]:
+def _unweighed(write: Tensor) -> Tensor:
+    return write
+
+
+def _share(finetuned: Tensor, pretrained: Tensor, *, norm: Norm, weigh: Weigh) -> Float[np.ndarray, "prompt pos"]:
     order = 1 if norm == "l1" else 2
-    sizes = [to_numpy(torch.linalg.vector_norm(x, ord=order, dim=-1)) for x in (finetuned, pretrained)]
+    sizes = [to_numpy(torch.linalg.vector_norm(weigh(x), ord=order, dim=-1)) for x in (finetuned, pretrained)]
     return share(sizes[0], sizes[1])

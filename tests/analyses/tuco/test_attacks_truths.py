@@ -1,4 +1,4 @@
-"""Known truths of attack-vs-clean: orientation, lengths, exact nulls, the patch against an explicit loop, shared tokens."""
+"""Known truths of attack-vs-clean: orientation, lengths, exact nulls, the patch against a loop, shared tokens."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from analyses.tuco.attacks import VARIANTS, compare_attacks
 from analyses.tuco.attacks.patching import AttackedRun, null_error, patched_gaps
 from analyses.tuco.attacks.sharing import BEFORE, shared, span_means, span_names, token_shares
 from analyses.tuco.clamp import measure, to_numpy, units
+from analyses.tuco.prompts import as_logits_see
 from analyses.tuco.readout import verdict_gap
 from analyses.tuco.shares import share, vector_norm
 from workbench.hooks import Component, Patch, Site
@@ -162,7 +163,7 @@ def test_shared_tokens_are_the_two_ends_and_never_overlap():
     np.testing.assert_allclose(span_means(values, names, spans=(BEFORE, "verdict", "rubric")), [0.5, 4.0, np.nan])
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("norm", ["l1", "l2", "final_norm"])
 def test_shares_at_every_token_end_in_the_share_at_the_last(pair, norm):
     batch = pair.encode(ITEMS).batch([0, 3])
     for granularity in ("block", "sublayer"):
@@ -171,7 +172,8 @@ def test_shares_at_every_token_end_in_the_share_at_the_last(pair, norm):
         found = token_shares(judge, base, batch, parts=parts, norm=norm)
         for column in (-1, -7):
             there = measure(judge, base, batch, parts=parts, column=column)
-            f, p = to_numpy(there.finetuned), to_numpy(there.pretrained)
+            weigh = as_logits_see(judge, there.final) if norm == "final_norm" else torch.Tensor.double
+            f, p = to_numpy(weigh(there.finetuned)), to_numpy(weigh(there.pretrained))
             whole = share(vector_norm(f.sum(1), norm=norm), vector_norm(p.sum(1), norm=norm))
             np.testing.assert_allclose(found.whole[:, column], whole, atol=1e-5)
             unit = share(vector_norm(f, norm=norm), vector_norm(p, norm=norm))
