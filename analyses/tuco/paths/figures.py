@@ -1,0 +1,190 @@
+"""Figures of a path attribution. Each function draws numbers the result already holds and returns axes."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analyses.tuco.heads.views import VIEWS
+from analyses.tuco.paths import statements
+from workbench import plotting
+
+if TYPE_CHECKING:
+    from analyses.tuco.paths.result import PathsResult
+
+_MOST_TOKENS = 60
+Drawn = Callable[["PathsResult"], Figure]
+"""Makes a new figure of a result."""
+
+
+def place_map(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Axes:
+    """Draw the mean attribution of every unit at every region; the cells and what lies outside add up to the change.
+
+    Args:
+        result: What to draw.
+        view: A key of ``VIEWS``.
+        ax: Where to draw; a new figure when None.
+    """
+    names, values = result.in_view(result.attribution, view)
+    return plotting.heatmap(
+        result.cells(values, view).value,
+        rows=result.units,
+        columns=names,
+        row_label="unit",
+        column_label="tokens of",
+        value_label=f"{result.unit} {VIEWS[view]}",
+        ax=ax,
+    )
+
+
+def unit_bars(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Axes:
+    """Draw the attribution of each unit, all tokens together, with interval and the mean of random changes.
+
+    Args:
+        result: What to draw.
+        view: A key of ``VIEWS``.
+        ax: Where to draw; a new figure when None.
+    """
+    return _bars(result, statements.places(result, view)["unit"], view, ax)
+
+
+def region_bars(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Axes:
+    """Draw the attribution at each region's tokens, all units together, with interval and the mean of random changes.
+
+    Args:
+        result: What to draw.
+        view: A key of ``VIEWS``.
+        ax: Where to draw; a new figure when None.
+    """
+    return _bars(result, statements.places(result, view)["region"], view, ax)
+
+
+def _bars(result: "PathsResult", place: statements.Places, view: str, ax: Axes | None) -> Axes:
+    intervals = {name: (float(place.cells.low[k]), float(place.cells.high[k])) for k, name in enumerate(place.names)}
+    controls = dict(zip(place.names, place.draws.mean(0).tolist(), strict=True)) if len(place.draws) else None
+    return plotting.bars(
+        dict(zip(place.names, place.cells.value.tolist(), strict=True)),
+        intervals=intervals,
+        controls=controls,
+        value_label=f"{result.unit} {VIEWS[view]} ({result.granularity}s along the path)",
+        ax=ax,
+    )
+
+
+def removal(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Axes:
+    """Draw what each place was attributed against the gap really lost without it; the line is where both agree.
+
+    Args:
+        result: What to draw.
+        view: A key of ``VIEWS``.
+        ax: Where to draw; a new figure when None.
+    """
+    attributed, lost, names = statements.compared(result, view)
+    ax = ax or plotting.new_axes(width=5.4, height=4.6)
+    with plotting.style():
+        reach = [min(attributed.min(), lost.min()), max(attributed.max(), lost.max())]
+        ax.plot(reach, reach, color=plotting.INK, linewidth=0.8, alpha=0.6)
+        n = len(result.units)
+        for part, label, marker in ((slice(0, n), "units", "o"), (slice(n, None), "regions", "s")):
+            colour = plotting.PALETTE[0 if label == "units" else 1]
+            ax.plot(attributed[part], lost[part], linestyle="none", marker=marker, color=colour, label=label)
+        for k in np.argsort(-np.abs(attributed))[:6]:
+            ax.annotate(
+                plotting.label_text(names[k]), (attributed[k], lost[k]), fontsize=7, xytext=(4, 3),
+                textcoords="offset points",
+            )  # fmt: skip
+        ax.set_xlabel(f"attributed, {result.unit} {VIEWS[view]}")
+        ax.set_ylabel("gap lost when really taken out")
+        ax.legend(loc="best")
+    return ax
+
+
+def example_map(result: "PathsResult", *, index: int = 0, order: int = 0, ax: Axes | None = None) -> Axes:
+    """Draw unit by token of one example, the last tokens of the prompt.
+
+    Args:
+        result: What to draw.
+        index: Which example.
+        order: Which answer order.
+        ax: Where to draw; a new figure when None.
+    """
+    tokens = result.example_tokens[index][order]
+    first = max(0, len(tokens) - _MOST_TOKENS)
+    shown = f"{result.example_items[index]}, {result.orders[order]} order"
+    return plotting.heatmap(
+        result.example_attribution[index, order, :, first : len(tokens)],
+        rows=result.units,
+        columns=[token or "∅" for token in tokens[first:]],
+        row_label="unit",
+        column_label=f"token (the last {len(tokens) - first} of {shown})",
+        value_label=f"{result.unit} {_up(result)}",
+        ax=ax,
+    )
+
+
+def panels_of(result: "PathsResult") -> list[tuple[str, str, Drawn]]:
+    """Return title, caption and drawing of each panel, in reading order."""
+    made = [
+        (title, caption, _figure_of(draw, view)) for view in result.views for title, caption, draw in _of(result, view)
+    ]
+    if result.example_items:
+        made.append(
+            (
+                f"Token by token: {result.example_items[0]}",
+                "What each unit's fine-tuning at each token was worth to this verdict, by every route; orange "
+                f"{_up(result)}, blue away.",
+                _figure_of(example_map),
+            )
+        )
+    return made
+
+
+def _of(result: "PathsResult", view: str) -> list[tuple[str, str, Callable[..., Axes]]]:
+    way = VIEWS[view]
+    made: list[tuple[str, str, Callable[..., Axes]]] = [
+        (
+            f"Which blocks, at which text, carried it {way}",
+            "Mean attribution of every unit at the tokens of every span; with the parts of embedding, norm and head "
+            f"the cells add up to the judge's gap minus the base's. Orange {way}, blue away.",
+            place_map,
+        ),
+        (
+            f"By block, {way}",
+            "The same, all tokens together, with 95% over items. Orange mark: random changes of equal norm, mean of "
+            "the draws.",
+            unit_bars,
+        ),
+        (
+            f"By text, {way}",
+            "The same, all units together, by the span a write stands at. Orange mark: random changes of equal norm.",
+            region_bars,
+        ),
+    ]
+    if not np.isnan(result.removed_unit).all():
+        made.append(
+            (
+                f"Attribution against really taking it out, {way}",
+                "Each block and each span: what the path attributed to it, and the gap really lost when the judge ran "
+                "without fine-tuning there, on items that named nothing. Above the line places need one another, below "
+                "it several carry the same thing.",
+                removal,
+            )
+        )
+    return made
+
+
+def _figure_of(draw: Callable[..., Axes], view: str | None = None) -> Drawn:
+    def make(result: "PathsResult") -> Figure:
+        axes = draw(result) if view is None else draw(result, view=view)
+        figure = axes.get_figure(root=True)
+        if figure is None:
+            raise RuntimeError("axes without a figure")
+        return figure
+
+    return make
+
+
+def _up(result: "PathsResult") -> str:
+    return "toward the slot shown first" if result.choices else "toward higher values"
