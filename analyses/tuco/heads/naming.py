@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.tuco.clamp import to_numpy, units
+from analyses.tuco.heads.glimpse import Glimpse
 from analyses.tuco.heads.projections import Projection
-from analyses.tuco.heads.split import Glimpse, HeadSplit
+from analyses.tuco.heads.split import HeadSplit
 from analyses.tuco.heads.work import HeadWork
 from analyses.tuco.prompts import patched_gap
 from workbench.hooks import Component, Site
@@ -94,5 +95,5 @@ def _head_change(
         z = side.attention.z[site.layer][:, 0]
         part = torch.zeros_like(z)
         part[:, head[1]] = z[:, head[1]]
-        writes.append(Projection.of(executor, site).write(z.flatten(1), part.flatten(1)))
+        writes.append(Projection.of(executor, site, dtype=z.dtype).write(z.flatten(1), part.flatten(1)))
     return writes[0] - writes[1].to(writes[0].device)

@@ -6,6 +6,7 @@ exactly among heads and neurons. Slopes come from the modules' own gradients and
 own forward; weights are never looked at, so adapters, transposed and quantised layers act as they act.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,13 @@ class Projection:
     """Norm between it and the stream; None where there is none."""
 
     @classmethod
-    def of(cls, executor: HooksBackend, site: Site) -> "Projection":
+    def of(cls, executor: HooksBackend, site: Site, *, dtype: torch.dtype) -> "Projection":
         """Find the projection of the heads (a Z site) or neurons (a NEURONS site) of a layer.
+
+        Args:
+            executor: Executor of the model.
+            site: What is projected.
+            dtype: Type of the activations it will be given; where the modules have another, copies of them are used.
 
         Raises:
             UnknownSite: The model has no such site.
@@ -58,8 +64,10 @@ class Projection:
                 got=f"{inner.path} ({inner.side}), {outer.path} ({outer.side})",
                 fix="Use tuco.run(granularity='sublayer'), which needs no split into heads.",
             )
-        norm = None if f"{inner.path}.".startswith(f"{outer.path}.") else executor.module.get_submodule(outer.path)
-        return cls(executor=executor, linear=executor.module.get_submodule(inner.path), norm=norm)
+        linear, norm = executor.module.get_submodule(inner.path), None
+        if not f"{inner.path}.".startswith(f"{outer.path}."):
+            norm = _in_dtype(executor.module.get_submodule(outer.path), dtype)
+        return cls(executor=executor, linear=_in_dtype(linear, dtype), norm=norm)
 
     def along(self, inputs: Float[Tensor, "prompt width"], direction: Float[Tensor, "prompt d_model"]) -> Slope:
         """Return the slope of ``<write, direction>`` in the hidden activations, norms frozen at these.
@@ -118,6 +126,12 @@ class Projection:
                 got=type(self.norm).__name__,
                 fix="Use tuco.run(granularity='sublayer'), which needs no such split.",
             ) from err
+
+
+def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return the module, or a float32 copy where half-precision weights are given float32 activations."""
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in module.parameters())
+    return copy.deepcopy(module).float() if half and dtype == torch.float32 else module
 
 
 @dataclass(frozen=True, slots=True, eq=False)

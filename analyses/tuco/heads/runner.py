@@ -17,7 +17,7 @@ really replacing the named head does nothing that a random change of its length 
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,13 +25,14 @@ from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.metrics import further_draw
 from analyses.tuco.clamp import to_numpy
 from analyses.tuco.draws import FEWEST_DRAWS
+from analyses.tuco.heads.glimpse import computes_in_half
 from analyses.tuco.heads.inference import cell_intervals, family_p
 from analyses.tuco.heads.naming import name_strongest, sum_neurons, try_named
 from analyses.tuco.heads.result import HeadsResult
-from analyses.tuco.heads.split import PARTS, HeadSplit, split_batch
+from analyses.tuco.heads.split import PARTS, HeadSplit, rounding_push
 from analyses.tuco.heads.work import HeadWork
 from analyses.tuco.readout import LabelGap, Readout
-from workbench.errors import ExecutorDisagreement
+from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, random_delta_pair, run_meta
@@ -42,11 +43,12 @@ def split_heads(
     items: Sequence[JudgeItem],
     *,
     orders: Sequence[Order] = ORDERS,
-    readout: Readout | None = None,
+    readout: Readout | Literal["verdict"] = "verdict",
     controls: int = 5,
     control_items: int | None = 32,
     confirm: bool = True,
     neurons: int = 20,
+    precision: Literal["auto", "model", "float32"] = "auto",
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = True,
@@ -57,12 +59,15 @@ def split_heads(
         pair: Base and judge; their attention must run as "sdpa" or "eager".
         items: What to judge; each is shown in every order of ``orders``.
         orders: Answer orders to show.
-        readout: What is split; None is the logit gap of the two verdict labels, whose first tokens must differ.
+        readout: What is split: the verdict logit gap (labels must differ in their first token), an ``ExpectedScore``
+            or a ``ScalarHead``.
         controls: Number of random judges of equal norm, two forwards an item each; with fewer than three no head can
             be told from chance.
         control_items: On how many items they are measured; None for all.
         confirm: Whether to replace the named head in real forwards (three more on half the items).
         neurons: How many neurons to name in each layer on one half of the items; 0 for none.
+        precision: ``"float32"`` computes the blocks of a half-precision pair in float32 on the stream as it is;
+            ``"model"`` leaves the models' own type; ``"auto"`` is float32 for half precision that isn't quantised.
         batch_size: Prompts per forward.
         seed: Seed of splits, controls and intervals.
         progress: Whether to show a progress bar.
@@ -83,7 +88,12 @@ def split_heads(
         batch_size=(batch_size, 1), controls=(controls, 0), control_items=(control_items, 2), neurons=(neurons, 0)
     )
     work = HeadWork.plan(
-        Prompts.of(pair, items, orders=orders), readout=readout, neurons=neurons, seed=seed, confirm=confirm
+        Prompts.of(pair, items, orders=orders),
+        readout=None if isinstance(readout, str) else readout,
+        float32=_widened(pair, precision),
+        neurons=neurons,
+        seed=seed,
+        confirm=confirm,
     )
     _check_itself(work, size=batch_size)
     with interruptible(work.prompts):
@@ -92,7 +102,8 @@ def split_heads(
     parameters = {
         "granularity": "sublayer",
         "orders": list(orders),
-        "readout": repr(readout),
+        "readout": readout if isinstance(readout, str) else repr(readout),
+        "precision": precision,
         "controls": controls,
         "control_items": control_items,
         "confirm": confirm,
@@ -117,17 +128,17 @@ def _check_itself(work: HeadWork, *, size: int) -> None:
         )
     batch = work.prompts.batch(chosen)
     if len(batch) > 1:
-        alone, regions = batch.row(0), work.region_ids(chosen, batch)[:1, -int(batch.lengths[0]) :]
-        again, _, _ = split_batch(
-            work.judge,
-            work.judge,
-            alone,
-            readout=work.readout,
-            regions=regions,
-            n_regions=len(work.regions),
-            neurons=False,
+        work.noise = rounding_push(work.judge, batch, readout=work.readout, float32=work.float32)
+
+
+def _widened(pair: Pair, precision: str) -> bool:
+    """Return whether blocks compute in float32."""
+    if precision not in ("auto", "model", "float32"):
+        raise ParameterError(
+            "unknown choice.", argument="precision", got=precision, allowed=("auto", "model", "float32")
         )
-        work.noise = float((again.pretrained_head_push[0] - found.pretrained_head_push[0]).abs().max())
+    half = [computes_in_half(pair.executor(side)) for side in ("base", "judge")]
+    return all(half) if precision == "auto" else precision == "float32" and pair.dtype.itemsize < 4
 
 
 def _measure_items(work: HeadWork, *, size: int, progress: bool) -> None:

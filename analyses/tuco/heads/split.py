@@ -11,17 +11,17 @@ Heads, biases and MLPs add up to the push of fine-tuning; with P, the embedding 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from analyses.tuco.clamp import last_column
+from analyses.tuco.heads.glimpse import Glimpse, look, record_judge
 from analyses.tuco.heads.projections import Projection, Slope
-from analyses.tuco.readout import Readout, frozen_readout
+from analyses.tuco.readout import FrozenReadout, Readout, frozen_readout
 from workbench.errors import ParameterError
-from workbench.hooks import AttentionRun, Component, HooksBackend, Patch, Reader, Site, attention_patterns
+from workbench.hooks import Component, HooksBackend, Site
 from workbench.tokens import TokenBatch
 
 PARTS = ("pattern", "value", "output")
@@ -65,15 +65,6 @@ class HeadSplit:
     """Largest distance between a head's push and the sum over its regions."""
 
 
-class Glimpse(NamedTuple):
-    """What one model showed in its run."""
-
-    attention: AttentionRun
-    """Patterns, values and z at the last token."""
-    last: Mapping[Site, Float[Tensor, "prompt *feature"]]
-    """Writes, neurons and final stream at the last token."""
-
-
 def split_batch(
     judge: HooksBackend,
     base: HooksBackend,
@@ -83,6 +74,7 @@ def split_batch(
     regions: Int[Tensor, "prompt pos"],
     n_regions: int,
     neurons: bool,
+    float32: bool = False,
 ) -> tuple[HeadSplit, Glimpse, Glimpse]:
     """Run both models on the judge's stream and split what fine-tuning pushed.
 
@@ -94,6 +86,7 @@ def split_batch(
         regions: Region of every column; -1 on padding.
         n_regions: Number of regions.
         neurons: Whether to split MLPs among their neurons.
+        float32: Whether the blocks of half-precision models compute in float32 on the judge's stream as it is.
 
     Returns:
         The split, and what the judge and the clamped base showed.
@@ -101,21 +94,14 @@ def split_batch(
     Raises:
         ParameterError: The parts don't add up to the gap in this architecture, or its attention can't be seen.
     """
-    own = look(judge, batch, neurons=neurons)
-    other = look(base, batch, neurons=neurons, record=dict(own.attention.run.activations))
-    final = own.last[Site(Component.RESID_POST, judge.anatomy.n_layers - 1)]
-    with torch.no_grad():
-        frozen = frozen_readout(
-            judge.module.get_submodule(judge.anatomy.final_norm),
-            judge.module.get_submodule(judge.anatomy.unembed),
-            final.float(),
-            readout=readout,
-        )
-    work = _Layers(own, other, frozen.direction, torch.nn.functional.one_hot(regions + 1, n_regions + 1)[..., 1:])
+    side = record_judge(judge, batch, neurons=neurons, float32=float32)
+    other = look(base, batch, neurons=neurons, record=side.record, float32=float32)
+    frozen = _frozen(judge, side.final, readout)
+    work = _Layers(side.seen, other, frozen.direction, one_hot(regions + 1, n_regions + 1)[..., 1:])
     for layer in range(judge.anatomy.n_layers):
-        work.attention(layer, Projection.of(judge, Site(Component.Z, layer)), Projection.of(base, _z(layer)))
+        work.attention(layer, judge, base)
         work.mlp(layer, judge, base, neurons=neurons)
-    embedded = own.attention.run.activations[Site(Component.RESID_PRE, 0)][:, -1]
+    embedded = side.record[Site(Component.RESID_PRE, 0)][:, -1]
     found = HeadSplit(
         judge_gap=frozen.gap,
         embedding_push=_along(embedded, frozen.direction),
@@ -125,38 +111,35 @@ def split_batch(
         region_error=work.region_error,
         **{name: torch.stack(rows, dim=1) for name, rows in work.rows.items()},
     )
-    _check_sum(found, scale=_size(final, frozen.direction), dtype=final.dtype)
-    return found, own, other
+    _check_sum(found, scale=_size(side.final, frozen.direction), dtype=side.final.dtype)
+    return found, side.seen, other
 
 
-def look(
-    executor: HooksBackend, batch: TokenBatch, *, neurons: bool, record: Mapping[Site, Tensor] | None = None
-) -> Glimpse:
-    """Run one model, freely or clamped to a record of another's stream, and keep what the split needs.
+def rounding_push(judge: HooksBackend, batch: TokenBatch, *, readout: Readout, float32: bool = False) -> float:
+    """Return the largest push of a head that rounding alone makes: the judge against itself in another batch shape.
 
     Args:
-        executor: Executor of the model.
-        batch: Prompts, left-padded.
-        neurons: Whether to keep the neurons too.
-        record: Streams to overwrite with, at all positions; None runs freely and captures them.
+        judge: Executor of the fine-tuned model.
+        batch: Two prompts or more; the first is run again alone, on the same stream.
+        readout: What is read at the last token.
+        float32: See :func:`split_batch`.
     """
-    anatomy, layers = executor.anatomy, range(executor.anatomy.n_layers)
-    streams = [Component.RESID_PRE] if anatomy.parallel else [Component.RESID_PRE, Component.RESID_MID]
-    outputs = [Component.ATTN_OUT, Component.MLP_OUT, *([Component.NEURONS] if neurons else [])]
-    wanted = [Site(component, layer) for layer in layers for component in outputs]
-    if record is None:
-        wanted.append(Site(Component.RESID_POST, anatomy.n_layers - 1))
-    column = last_column(batch)
-    reader = Reader(wanted, positions=column)
-    patches = [] if record is None else [Patch(site=site, values=values) for site, values in record.items()]
-    seen = attention_patterns(
-        executor,
-        batch,
-        columns=column,
-        edits=[*patches, *reader.edits],
-        capture=[Site(stream, layer) for layer in layers for stream in streams] if record is None else (),
-    )
-    return Glimpse(seen, {site: value[:, 0] for site, value in reader.values.items()})
+    side = record_judge(judge, batch, neurons=False, float32=float32)
+    width = int(batch.lengths[0])
+    record = {site: value[:1, -width:] for site, value in side.record.items()}
+    alone = look(judge, batch.row(0), neurons=False, record=record, float32=float32)
+    direction = _frozen(judge, side.final, readout).direction[:1]
+    work = _Layers(side.seen.row(0, width=width), alone, direction, torch.ones(1, width, 1, device=batch.device))
+    for layer in range(judge.anatomy.n_layers):
+        work.attention(layer, judge, judge)
+    return float(torch.stack(work.rows["head_push"]).abs().max())
+
+
+def _frozen(judge: HooksBackend, final: Tensor, readout: Readout) -> FrozenReadout:
+    anatomy = judge.anatomy
+    norm, head = (judge.module.get_submodule(path) for path in (anatomy.final_norm, anatomy.unembed))
+    with torch.no_grad():
+        return frozen_readout(norm, head, final.float(), readout=readout)
 
 
 class _Layers:
@@ -169,9 +152,10 @@ class _Layers:
         self.neurons: list[Tensor] = []
         self.closing_error = self.region_error = 0.0
 
-    def attention(self, layer: int, judge: Projection, base: Projection) -> None:
+    def attention(self, layer: int, judge: HooksBackend, base: HooksBackend) -> None:
         """Split attention of a layer by head, source region and kind of change."""
-        slopes = [self._slope(side, part, _z(layer)) for side, part in ((self.own, judge), (self.other, base))]
+        site = Site(Component.Z, layer)
+        slopes = [self._slope(side, model, site) for side, model in ((self.own, judge), (self.other, base))]
         z = [side.attention.z[layer][:, 0].double().to(self.direction.device) for side in (self.own, self.other)]
         u = [slope.slope.unflatten(-1, z[0].shape[1:]) for slope in slopes]
         pushes = [(a * b).sum(-1) for a, b in zip(z, u, strict=True)]
@@ -194,17 +178,17 @@ class _Layers:
         bias = torch.full_like(writes[0], float("nan"))
         if neurons:
             sides = ((self.own, judge), (self.other, base))
-            slopes = [self._slope(side, Projection.of(model, hidden), hidden) for side, model in sides]
+            slopes = [self._slope(side, model, hidden) for side, model in sides]
             values = [side.last[hidden].double().to(self.direction.device) for side, _ in sides]
             self.neurons.append(values[0] * slopes[0].slope - values[1] * slopes[1].slope)
             bias = slopes[0].constant - slopes[1].constant
         self._add("mlp_bias_push", bias)
 
-    def _slope(self, side: Glimpse, projection: Projection, site: Site) -> Slope:
+    def _slope(self, side: Glimpse, model: HooksBackend, site: Site) -> Slope:
         """Return the slope of the gap in a layer's heads or neurons, checked against the sub-layer's own write."""
         heads = site.component is Component.Z
         inputs = side.attention.z[site.layer][:, 0].flatten(1) if heads else side.last[site]
-        found = projection.along(inputs, self.direction)
+        found = Projection.of(model, site, dtype=inputs.dtype).along(inputs, self.direction)
         found = Slope(slope=found.slope.to(self.direction.device), constant=found.constant.to(self.direction.device))
         write = side.last[Site(Component.ATTN_OUT if heads else Component.MLP_OUT, site.layer)]
         whole = (inputs.double().to(found.slope.device) * found.slope).sum(-1) + found.constant
@@ -255,10 +239,6 @@ def _shapley(corners: Mapping[str, Float[Tensor, "prompt head"]]) -> Float[Tenso
         return total
 
     return torch.stack([effect(player) for player in range(3)], dim=-1)
-
-
-def _z(layer: int) -> Site:
-    return Site(Component.Z, layer)
 
 
 def _along(write: Tensor, direction: Tensor) -> Tensor:

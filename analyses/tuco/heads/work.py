@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.looping import Prompts
-from analyses.tuco.heads.split import Glimpse, HeadSplit, split_batch
+from analyses.tuco.heads.glimpse import Glimpse
+from analyses.tuco.heads.split import HeadSplit, split_batch
 from analyses.tuco.heads.views import views_of
 from analyses.tuco.readout import LabelGap, Readout
 from workbench.hooks import Component, HooksBackend, Site
@@ -27,6 +28,8 @@ class HeadWork:
     """The items as prompts."""
     readout: Readout
     """What is read at the last token."""
+    float32: bool
+    """Whether blocks compute in float32 on the judge's stream."""
     regions: tuple[str, ...]
     """Names of token regions."""
     region_rows: list[list[int]]
@@ -67,12 +70,15 @@ class HeadWork:
     """How far rounding moves a head's push."""
 
     @classmethod
-    def plan(cls, prompts: Prompts, *, readout: Readout | None, neurons: int, seed: int, confirm: bool) -> "HeadWork":
+    def plan(
+        cls, prompts: Prompts, *, readout: Readout | None, float32: bool, neurons: int, seed: int, confirm: bool
+    ) -> "HeadWork":
         """Find the regions of all prompts, split the items and note what can't be measured.
 
         Args:
             prompts: The items as prompts.
             readout: What is read; None is the gap of the two verdict labels.
+            float32: Whether blocks compute in float32 on the judge's stream.
             neurons: How many neurons to name in each layer.
             seed: Seed of the halves.
             confirm: Whether the named head will be replaced in real forwards.
@@ -93,6 +99,7 @@ class HeadWork:
         return cls(
             prompts=prompts,
             readout=LabelGap(*prompts.verdict_ids) if readout is None else readout,
+            float32=float32,
             regions=regions,
             region_rows=[[index[name] for name in row] for row in rows],
             neurons=0 if missing or not enough else neurons,
@@ -140,6 +147,7 @@ class HeadWork:
             regions=self.region_ids(items, batch),
             n_regions=len(self.regions),
             neurons=neurons,
+            float32=self.float32,
         )
 
     def store(self, name: str, items: Sequence[int], values: np.ndarray) -> None:

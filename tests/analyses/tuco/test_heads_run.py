@@ -313,6 +313,8 @@ def test_choices_are_checked(pair):
         split_heads(pair, [])
     with pytest.raises(ParameterError, match="neurons"):
         split_heads(pair, ITEMS, neurons=-1)
+    with pytest.raises(ParameterError, match="precision"):
+        split_heads(pair, ITEMS, precision="half")
     with pytest.raises(ParameterError, match="order"):
         split_heads(pair, ITEMS, orders=())
 

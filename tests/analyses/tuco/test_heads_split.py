@@ -8,8 +8,9 @@ import torch
 from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 from analyses.tuco.clamp import measure, units
+from analyses.tuco.heads.glimpse import computes_in_half, look, record_judge
 from analyses.tuco.heads.projections import Projection
-from analyses.tuco.heads.split import PARTS, _shapley, look, split_batch
+from analyses.tuco.heads.split import PARTS, _Layers, _shapley, rounding_push, split_batch
 from analyses.tuco.readout import LabelGap, frozen_readout
 from tests.tiny_models import ARCHITECTURES, BUILDERS, HEADS, KV_HEADS, LAYERS, random_batch, tiny_model
 from workbench.errors import ParameterError, UnknownSite
@@ -216,15 +217,60 @@ def test_half_precision_closes_within_its_rounding():
     assert not itself.region_push.any()
 
 
+def _head_pushes(judge, base, record, direction, batch, **options):
+    seen = [look(model, batch, neurons=False, record=record, **options) for model in (judge, base)]
+    work = _Layers(*seen, direction, torch.ones(*batch.ids.shape, 1))
+    for layer in range(LAYERS):
+        work.attention(layer, judge, base)
+    return torch.stack(work.rows["head_push"], dim=1)
+
+
+def test_float32_blocks_see_what_half_precision_rounds_away():
+    """A light tune in bfloat16: in float32 on the same stream its heads agree with a float64 copy of both models."""
+    base = tiny_model("llama").to(torch.bfloat16)
+    judge = tuned(base, only="self_attn", scale=0.01)
+    executor, other = executors(base, judge)
+    batch = random_batch()
+    side = record_judge(executor, batch, neurons=False)
+    direction = frozen_readout(judge.model.norm, judge.lm_head, side.final, readout=READOUT).direction.detach()
+    doubles = [HooksBackend(copy.deepcopy(m).double(), Anatomy.of(copy.deepcopy(m).double())) for m in (judge, base)]
+    record = {site: value.double() for site, value in side.record.items()}
+    truth = _head_pushes(*doubles, record, direction, batch)
+    errors = {
+        wide: float((_head_pushes(executor, other, side.record, direction, batch, float32=wide) - truth).norm())
+        for wide in (False, True)
+    }
+    assert errors[True] < 1e-4 * float(truth.norm())
+    assert errors[False] > 20 * errors[True]
+    assert computes_in_half(executor) and not computes_in_half(doubles[0])
+    assert next(judge.parameters()).dtype == torch.bfloat16
+
+
+def test_a_float32_run_is_exactly_zero_on_equal_models_and_closes():
+    base = tiny_model("gemma2").to(torch.bfloat16)
+    itself = split(*executors(base, base), float32=True)
+    assert not itself.region_push.any() and not itself.mlp_push.any()
+    found = split(*executors(base, tuned(base)), float32=True)
+    assert found.closing_error < 1e-4 * float(found.judge_gap.abs().max().clamp(min=1))
+    torch.testing.assert_close(found.part_push.sum(-1), found.head_push, rtol=1e-4, atol=1e-4)
+
+
+def test_rounding_is_far_below_a_real_push():
+    base = tiny_model("qwen2")
+    judge, base = executors(base, tuned(base))
+    floor = rounding_push(judge, random_batch(), readout=READOUT)
+    assert 0 <= floor < 1e-3 * float(split(judge, base).head_push.abs().max())
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "olmo2"])
 def test_writes_of_all_heads_and_the_constant_are_what_attention_wrote(architecture):
     """Also through a post-norm, whose scale stays that of the whole write."""
     base = MODELS[architecture]()
     executor, _ = executors(base, base)
-    seen = look(executor, random_batch(), neurons=True)
+    seen = record_judge(executor, random_batch(), neurons=True).seen
     for site, outer in ((Site(C.Z, 1), Site(C.ATTN_OUT, 1)), (Site(C.NEURONS, 1), Site(C.MLP_OUT, 1))):
         inputs = seen.attention.z[1][:, 0].flatten(1) if site.component is C.Z else seen.last[site]
-        projection = Projection.of(executor, site)
+        projection = Projection.of(executor, site, dtype=torch.float32)
         assert (projection.norm is not None) == (architecture in {"gemma2", "olmo2"})
         blocks = torch.zeros(HEADS, *inputs.shape)
         width = inputs.shape[1] // HEADS
