@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.tuco.clamp import last_column, to_numpy
+from analyses.tuco.prompts import readout_modules
+from analyses.tuco.readout import verdict_gap
 from workbench.errors import ExecutorDisagreement
-from workbench.hooks import Component, HooksBackend, weight_sharing_shadow
+from workbench.hooks import Component, HooksBackend, Site, float32_blocks, weight_sharing_shadow
 from workbench.pairs import Pair, Scaling, Side, identical_pair, scaled_logits
 from workbench.tokens import TokenBatch
 
@@ -125,18 +128,31 @@ def check_ends(pair: Pair, batch: TokenBatch, *, ids: tuple[int, int]) -> None:
 def noise_gap(pair: Pair, batch: TokenBatch, *, alphas: Sequence[float], ids: tuple[int, int]) -> float:
     """Return how far rounding alone moves a gap, logits.
 
-    The judge is scaled against a copy of itself, where every alpha is due to change nothing, and each prompt is run
-    on its own, in another batch shape.
+    The judge is scaled against a copy of itself, where every alpha is due to change nothing; each prompt is run on
+    its own, in another batch shape; and half-precision blocks are run in float32.
 
     Args:
         pair: The real pair.
         batch: A few prompts.
         alphas: The grid.
         ids: Token ids of A and B.
+
+    Raises:
+        ParameterError: Half-precision blocks hold quantised weights, which have no float32 copy.
     """
     executor = pair.executor("judge")
     own = own_point(executor, batch, ids=ids)
     twin = identical_pair(pair).with_judge(weight_sharing_shadow(pair.judge), name="a copy of the judge")
     mixed = scaled_points(twin, batch, scalings={"": Scaling()}, alphas=alphas, ends="judge", ids=ids, own=own)[0, 0]
     alone = [own_point(executor, batch.row(row), ids=ids).gap[0] for row in range(len(batch))]
-    return float(max(np.abs(mixed - own.gap).max(), np.abs(alone - own.gap).max()))
+    others = [mixed, np.array([alone])]
+    if pair.dtype.itemsize < torch.float32.itemsize:
+        others.append(_float32_gap(executor, batch, ids=ids)[None])
+    return float(np.abs(np.concatenate(others) - own.gap).max())
+
+
+def _float32_gap(executor: HooksBackend, batch: TokenBatch, *, ids: tuple[int, int]) -> Float[np.ndarray, " prompt"]:
+    last = Site(Component.RESID_POST, executor.anatomy.n_layers - 1)
+    with float32_blocks(executor):
+        run = executor.run(batch, capture=[last], positions=last_column(batch), logits="none", stop_after=last)
+    return to_numpy(verdict_gap(*readout_modules(executor), run.activations[last][:, 0], ids=ids))

@@ -203,7 +203,10 @@ class _Work:
         """Step 1: the ends are the models, and what rounding does to a gap."""
         batch = self.prompts.batch(self.batches()[0])
         check_ends(self.pair, batch, ids=self.ids)
-        self.noise = noise_gap(self.pair, batch, alphas=self.alphas, ids=self.ids)
+        try:
+            self.noise = noise_gap(self.pair, batch, alphas=self.alphas, ids=self.ids)
+        except ParameterError as err:
+            self.prompts.notes.append(f"how far rounding moves a gap ({err.what})")
 
     def measure_items(self) -> None:
         """Step 2 on every item."""

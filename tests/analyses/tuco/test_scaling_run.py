@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from analyses.tuco.scaling import ScalingResult, by_layer, by_span, scale
 from analyses.tuco.scaling import runner as runner_module
@@ -17,7 +18,7 @@ ITEMS = [
     JudgeItem(item_id=f"i{i}", question=f"What is {i} plus {i}?", answers=(str(2 * i), "x" * (1 + i % 3)), label=i % 2)
     for i in range(10)
 ]
-GRID = (0, 0.5, 1, 1.5)
+GRID = (0.0, 0.5, 1.0, 1.5)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_saved_and_loaded_is_the_same_result(result, tmp_path):
 
 
 def test_same_inputs_and_seed_give_the_same_bytes(pair):
-    options = {"alphas": (0, 1), "controls": 3, "progress": False}
+    options = {"alphas": (0.0, 1.0), "controls": 3, "progress": False}
     first, again, other = (scale(pair, ITEMS, seed=seed, **options) for seed in (0, 0, 5))
     assert first.to_frame().to_csv() == again.to_frame().to_csv()
     assert first.summary() == again.summary()
@@ -70,7 +71,7 @@ def test_same_inputs_and_seed_give_the_same_bytes(pair):
 
 
 def test_batches_and_padding_dont_matter(pair):
-    options = {"alphas": (0, 0.5, 1), "controls": 0, "progress": False, "weights": True}
+    options = {"alphas": (0.0, 0.5, 1.0), "controls": 0, "progress": False, "weights": True}
     together, alone = scale(pair, ITEMS, batch_size=20, **options), scale(pair, ITEMS[::-1], batch_size=1, **options)
     np.testing.assert_allclose(together.gap, alone.gap[:, :, ::-1], atol=1e-5)
 
@@ -112,7 +113,7 @@ def test_an_interrupted_run_keeps_what_was_finished(pair, monkeypatch):
 
     monkeypatch.setattr(runner_module, "scaled_points", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted"):
-        partial = scale(pair, ITEMS, alphas=(0, 1), batch_size=4, weights=True, progress=False)
+        partial = scale(pair, ITEMS, alphas=(0.0, 1.0), batch_size=4, weights=True, progress=False)
     assert len(partial.item_ids) == partial.meta.n_items == 4
     assert any("interrupted" in what for what in partial.meta.not_measured)
     assert np.isnan(partial.gap[1]).all(), "the weights' curve came later"
@@ -133,7 +134,7 @@ def test_an_interrupted_control_leaves_the_finished_draws(pair, monkeypatch):
 
     monkeypatch.setattr(runner_module, "random_delta_pair", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted"):
-        partial = scale(pair, ITEMS, alphas=(0, 1), progress=False)
+        partial = scale(pair, ITEMS, alphas=(0.0, 1.0), progress=False)
     assert len(partial.item_ids) == len(ITEMS)
     assert len(partial.control_gap) == 2
     assert "it takes 3 random changes" in partial.finding.headline
@@ -141,7 +142,7 @@ def test_an_interrupted_control_leaves_the_finished_draws(pair, monkeypatch):
 
 def test_without_labels_only_position_and_length_are_told(pair):
     items = [JudgeItem(item_id=i.item_id, question=i.question, answers=i.answers) for i in ITEMS]
-    result = scale(pair, items, alphas=(0, 1), controls=3, progress=False)
+    result = scale(pair, items, alphas=(0.0, 1.0), controls=3, progress=False)
     assert not any("labelled" in e.name or "agree with the labels" in e.name for e in result.finding.estimates)
     assert result.best_alpha() is None
     assert all(panel.draw().axes for panel in result.panels())
@@ -149,23 +150,23 @@ def test_without_labels_only_position_and_length_are_told(pair):
 
 
 def test_one_order_has_neither_consistency_nor_position(pair):
-    result = scale(pair, ITEMS, alphas=(0, 1), orders=("swapped",), controls=3, progress=False)
+    result = scale(pair, ITEMS, alphas=(0.0, 1.0), orders=("swapped",), controls=3, progress=False)
     metrics = set(result.to_frame()["metric"])
     assert not metrics & {"consistency", "position", "right_in_both", "first_slot"}
-    both = scale(pair, ITEMS, alphas=(0, 1), controls=0, progress=False)
+    both = scale(pair, ITEMS, alphas=(0.0, 1.0), controls=0, progress=False)
     np.testing.assert_allclose(result.judge_gap[:, 0], both.judge_gap[:, 1], atol=1e-5)
     np.testing.assert_allclose(result.content()[0, 0], -result.gap[0, 0, :, 0])
     assert all(panel.draw().axes for panel in result.panels())
 
 
 def test_above_one_only_the_far_end_is_the_largest(pair):
-    result = scale(pair, ITEMS, alphas=(1, 1.5, 2), controls=3, progress=False)
+    result = scale(pair, ITEMS, alphas=(1.0, 1.5, 2.0), controls=3, progress=False)
     assert result.far == 2
     assert any("from alpha 1 to 2" in e.name for e in result.finding.estimates)
 
 
 def test_leaving_things_out_is_said(pair):
-    result = scale(pair, ITEMS, alphas=(0, 1), controls=0, progress=False)
+    result = scale(pair, ITEMS, alphas=(0.0, 1.0), controls=0, progress=False)
     said = " ".join(result.meta.not_measured)
     assert "controls=0" in said
     assert "weights=False" in said
@@ -177,7 +178,7 @@ def test_another_length_may_be_followed(pair):
         return float(len(text))
 
     items = [JudgeItem(item_id=i.item_id, question=i.question, answers=i.answers) for i in ITEMS]
-    result = scale(pair, items, alphas=(0, 1), controls=0, answer_length=characters, progress=False)
+    result = scale(pair, items, alphas=(0.0, 1.0), controls=0, answer_length=characters, progress=False)
     np.testing.assert_array_equal(result.lengths, [[len(a) for a in i.answers] for i in ITEMS])
     assert result.length_name == "characters"
     with pytest.raises(ParameterError, match="positive"):
@@ -192,7 +193,7 @@ def test_variants_of_one_question_are_one_item_to_every_statistic(pair):
         for i in range(6)
         for k in range(3)
     ]
-    result = scale(pair, items, alphas=(0, 1), controls=3, progress=False)
+    result = scale(pair, items, alphas=(0.0, 1.0), controls=3, progress=False)
     assert result.meta.n_items == result.finding.estimates[0].n == 6
     halves = [{c for c, on in zip(result.clusters, result.chosen_on, strict=True) if on == k} for k in (0, 1)]
     assert all(halves)
@@ -202,14 +203,13 @@ def test_variants_of_one_question_are_one_item_to_every_statistic(pair):
 @pytest.mark.parametrize(
     ("choices", "argument"),
     [
-        ({"alphas": (0, 0.5)}, "alphas"),
-        ({"alphas": (1,)}, "alphas"),
-        ({"alphas": (-1, 1)}, "alphas"),
-        ({"alphas": (1, float("inf"))}, "alphas"),
+        ({"alphas": (0.0, 0.5)}, "alphas"),
+        ({"alphas": (1.0,)}, "alphas"),
+        ({"alphas": (-1.0, 1.0)}, "alphas"),
+        ({"alphas": (1.0, float("inf"))}, "alphas"),
         ({"scalings": {}}, "scalings"),
         ({"scalings": {"weights interpolated": Scaling()}}, "scalings"),
         ({"scalings": {"x": Scaling(layers=(7,))}}, "layers"),
-        ({"ends": "both"}, "ends"),
         ({"orders": ()}, "orders"),
         ({"batch_size": 0}, "batch_size"),
         ({"controls": -1}, "controls"),
@@ -219,6 +219,11 @@ def test_bad_choices_are_refused_by_name(pair, choices, argument):
     with pytest.raises(ParameterError) as caught:
         scale(pair, ITEMS, progress=False, **choices)
     assert caught.value.argument == argument
+
+
+def test_an_unknown_side_is_refused(pair):
+    with pytest.raises((ParameterError, TypeCheckError)):
+        scale(pair, ITEMS, ends="both", progress=False)  # pyright: ignore[reportArgumentType]
 
 
 def test_no_items_are_refused(pair):
