@@ -240,3 +240,15 @@ def test_the_shipped_demo_items_load():
     for entry in folder.iterdir():
         items = load_items(f"demo:{entry.name.removesuffix('.jsonl')}")
         assert all(isinstance(item, JudgeItem) and len(item.answers) == 2 for item in items)
+
+
+def test_an_embedded_pair_may_have_the_items_of_another(tmp_path, monkeypatch):
+    folder = tmp_path / "embedded"
+    (folder / "toy" / "items").mkdir(parents=True)
+    write(folder / "toy" / "items" / "test.jsonl", lines(OWN))
+    (folder / "twin").mkdir()
+    write(folder / "twin" / "pair.json", '{"items": "../toy/items"}')
+    (folder / "bare").mkdir()
+    monkeypatch.setattr(datasets.resources, "files", lambda package: tmp_path)
+    assert datasets.embedded_pairs() == ("toy", "twin")
+    assert load_items("twin:test").items == load_items("toy:test").items

@@ -192,6 +192,8 @@ def test_embedded_pairs_are_named_by_name():
     meta = fake_meta(pair={"name": "demo", "base": side, "judge": {"source": "/somewhere/else"}})
     assert view.model_sources(meta) == {"base": "demo"}
     assert "load_pair(base='demo')" in view.rerun_python(meta)
+    own = {"source": "/somewhere/workbench/embedded/injected/judge"}
+    assert view.model_sources(fake_meta(pair={"name": "injected", "base": side, "judge": own})) == {"base": "injected"}
 
 
 def test_the_rerun_lines_are_python_and_shell_that_say_every_choice():

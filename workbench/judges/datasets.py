@@ -87,7 +87,7 @@ def embedded_pairs() -> tuple[str, ...]:
     folder = resources.files("workbench") / "embedded"
     if not folder.is_dir():
         return ()
-    return tuple(sorted(entry.name for entry in folder.iterdir() if (entry / "items").is_dir()))
+    return tuple(sorted(entry.name for entry in folder.iterdir() if _item_folder(entry).is_dir()))
 
 
 def one_sided(items: Sequence[JudgeItem]) -> str | None:
@@ -210,7 +210,7 @@ def _embedded(name: str, *, split: str | None) -> _Raw:
             ],
             fix="Check the spelling; a file needs its suffix.",
         )
-    folder = resources.files("workbench") / "embedded" / name / "items"
+    folder = _item_folder(resources.files("workbench") / "embedded" / name)
     splits = _splits(folder)
     if split not in splits:
         raise ItemError(
@@ -224,6 +224,12 @@ def _embedded(name: str, *, split: str | None) -> _Raw:
         raise ItemError("the embedded item file is empty.", argument="source", got=f"{name}:{split}")
     rows = parse_rows(raw, name=f"{split}.jsonl")
     return _Raw(rows, hashlib.sha256(raw).hexdigest(), f"{name}-{split}", split, None, licence="Apache-2.0")
+
+
+def _item_folder(pair: Traversable) -> Traversable:
+    # A pair that continues another one has that one's items, and says so.
+    note = pair / "pair.json"
+    return pair / (json.loads(note.read_bytes()).get("items", "items") if note.is_file() else "items")
 
 
 def _splits(folder: Traversable) -> tuple[str, ...]:

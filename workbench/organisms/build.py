@@ -1,9 +1,10 @@
 """Making an organism from nothing, and measuring again one that was made."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,16 @@ import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workbench.errors import OrganismError
-from workbench.judges.items import JudgeItem, JudgeItems
+from workbench.judges.items import JudgeItem, JudgeItems, Provenance
 from workbench.organisms.checkpoints import fresh_model, read_model, read_tokenizer, write_model
+from workbench.organisms.folders import EMBEDDED, PairFolder
 from workbench.organisms.items import items_from_jsonl, items_to_jsonl, make_items
 from workbench.organisms.measure import judging
-from workbench.organisms.recipes import Recipe, Scale, get_recipe
+from workbench.organisms.recipes import Continued, Fresh, Recipe, Scale, get_recipe
 from workbench.organisms.tokenizer import train_tokenizer
 from workbench.organisms.train import Progress, ProgressCallback, Trainer, TrainPlan
 from workbench.organisms.truth import describe, kept, measure_pair
-from workbench.organisms.world import PARTS, World, make_world
-
-EMBEDDED = Path(__file__).parents[1] / "embedded"
-"""Where the pairs that ship with the package are."""
+from workbench.organisms.world import PARTS, Part, World, make_world
 
 
 def build(
@@ -69,7 +68,7 @@ def build(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        _fill(staging, recipe=recipe, seed=seed, checkpoints=work / "checkpoints", progress=progress)
+        _fill(staging, recipe=recipe, seed=seed, work=work, progress=progress)
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -101,67 +100,151 @@ def score(name_or_folder: str | Path, *, progress: Callable[[str], None] | None 
         )
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     recipe = get_recipe(truth["name"], scale=truth["scale"])
-    items = items_from_jsonl((folder / "items" / "test.jsonl").read_text(encoding="utf-8"))
-    return _measured(folder, recipe=recipe, world=make_world(truth["world"]["seed"]), items=items, tell=progress)
+    parts = PairFolder.read(folder)
+    items = items_from_jsonl((parts.items / "test.jsonl").read_text(encoding="utf-8"))
+    return _measured(parts, recipe=recipe, world=make_world(truth["world"]["seed"]), items=items, tell=progress)
 
 
-def _fill(folder: Path, *, recipe: Recipe, seed: int, checkpoints: Path, progress: ProgressCallback | None) -> None:
-    world = make_world(seed)
-    tokenizer = train_tokenizer(world, mix=recipe.base.phases[-1].mix, seed=seed)
-    items = {part: make_items(world, part=part, count=recipe.items[part], seed=seed) for part in PARTS}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """Where the judge's training starts: what lies in the folder already, and the model it goes on from."""
 
-    def train(model: LlamaForCausalLM, *, plan: TrainPlan, stage: str) -> dict[str, Any]:
-        trainer = Trainer(model, tokenizer=tokenizer, world=world, plan=plan, stage=stage, seed=seed)
+    tokenizer: PreTrainedTokenizerFast
+    items: dict[Part, JudgeItems]
+    model: LlamaForCausalLM
+    notes: dict[str, Any]
+    """What the truth file says about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Build:
+    """One run of `build`: where it writes, and what every stage needs."""
+
+    folder: Path
+    """Where the pair is put together."""
+    work: Path
+    """Where what must survive an interruption lies."""
+    seed: int
+    world: World
+    progress: ProgressCallback | None
+
+    def start(self, recipe: Recipe) -> _Start:
+        """Bring base, tokenizer and items into the folder."""
+        if isinstance(recipe, Fresh):
+            return self._from_nothing(recipe)
+        if isinstance(recipe, Continued):
+            return self._from_origin(recipe)
+        raise OrganismError("a recipe of this kind can't be built.", argument="recipe", got=type(recipe).__name__)
+
+    def train(
+        self, model: LlamaForCausalLM, *, plan: TrainPlan, stage: str, tokenizer: PreTrainedTokenizerFast,
+        items: Mapping[Part, JudgeItems],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Train and save one model, and return what the truth file says about it."""
+        trainer = Trainer(model, tokenizer=tokenizer, world=self.world, plan=plan, stage=stage, seed=self.seed)
         losses: list[float] = []
 
         def tell(report: Progress) -> None:
             losses.append(report.loss)
-            if progress is not None:
-                progress(report)
+            if self.progress is not None:
+                self.progress(report)
 
         trainer.run(
-            checkpoint=checkpoints / stage,
+            checkpoint=self.work / "checkpoints" / stage,
             evaluate=lambda m: judging(m, items["validation"], tokenizer=tokenizer)["accuracy"].value,
             progress=tell,
         )
-        write_model(model, folder / stage, tokenizer=tokenizer)
+        write_model(model, self.folder / stage, tokenizer=tokenizer)
         return {
             "plan": asdict(plan),
             "seconds": round(trainer.seconds, 1),
             "final_loss": round(losses[-1], 4) if losses else None,
         }
 
-    training: dict[str, Any] = {
+    def _from_nothing(self, recipe: Fresh) -> _Start:
+        tokenizer = train_tokenizer(self.world, mix=recipe.base.phases[-1].mix, seed=self.seed)
+        items: dict[Part, JudgeItems] = {
+            part: make_items(self.world, part=part, count=recipe.items[part], seed=self.seed) for part in PARTS
+        }
+        (self.folder / "items").mkdir()
+        for part, chosen in items.items():
+            (self.folder / "items" / f"{part}.jsonl").write_text(items_to_jsonl(chosen), encoding="utf-8")
+        model = fresh_model(recipe.shape, tokenizer=tokenizer, seed=self.seed)
+        trained = self.train(model, plan=recipe.base, stage="base", tokenizer=tokenizer, items=items)
+        # From the saved base, so that nothing but fine-tuning and rounding lies between the two.
+        return _Start(
+            tokenizer=tokenizer,
+            items=items,
+            model=read_model(self.folder / "base"),
+            notes={"shape": asdict(recipe.shape), "base": trained},
+        )
+
+    def _from_origin(self, recipe: Continued) -> _Start:
+        origin = self._origin(recipe)
+        shutil.copytree(origin.base, self.folder / "base")
+        shutil.copytree(origin.items, self.folder / "items")
+        return _Start(
+            tokenizer=read_tokenizer(origin.base),
+            items={part: _item_file(origin.items / f"{part}.jsonl", part=part) for part in PARTS},
+            model=read_model(origin.judge),
+            notes={"origin": recipe.origin, "base": f"that of {recipe.origin}"},
+        )
+
+    def _origin(self, recipe: Continued) -> PairFolder:
+        shipped = EMBEDDED / recipe.origin
+        if (shipped / "truth.json").is_file():
+            truth = json.loads((shipped / "truth.json").read_text(encoding="utf-8"))
+            if (truth["scale"], truth["training"]["seed"]) == (recipe.scale, self.seed):
+                return PairFolder.read(shipped)
+        built = self.work / recipe.origin
+        if not built.exists():
+            build(recipe.origin, out=built, seed=self.seed, scale=recipe.scale, progress=self.progress)
+        return PairFolder.read(built)
+
+
+def _fill(folder: Path, *, recipe: Recipe, seed: int, work: Path, progress: ProgressCallback | None) -> None:
+    world = make_world(seed)
+    building = _Build(folder=folder, work=work, seed=seed, world=world, progress=progress)
+    start = building.start(recipe)
+    trained = building.train(
+        start.model, plan=recipe.judge, stage="judge", tokenizer=start.tokenizer, items=start.items
+    )
+    training = {
         "seed": seed,
-        "shape": asdict(recipe.shape),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
-        "base": train(fresh_model(recipe.shape, tokenizer=tokenizer, seed=seed), plan=recipe.base, stage="base"),
+        **start.notes,
+        "judge": trained,
     }
-    # From the saved base, so that nothing but fine-tuning and rounding lies between the two.
-    training["judge"] = train(read_model(folder / "base"), plan=recipe.judge, stage="judge")
-    measured = _measured(folder, recipe=recipe, world=world, items=items["test"])
+    parts = PairFolder(base=folder / "base", judge=folder / "judge", items=folder / "items")
+    measured = _measured(parts, recipe=recipe, world=world, items=start.items["test"])
     _require_kept(measured["thresholds"], name=recipe.info.name)
     _write_notes(
-        folder,
-        recipe=recipe,
-        items=items,
-        truth=describe(recipe, world=world, training=training, metrics=measured["metrics"]),
+        folder, recipe=recipe, truth=describe(recipe, world=world, training=training, metrics=measured["metrics"])
     )
 
 
+def _item_file(file: Path, *, part: Part) -> JudgeItems:
+    text = file.read_text(encoding="utf-8")
+    items = tuple(items_from_jsonl(text))
+    provenance = Provenance(
+        source=str(file), sha256=hashlib.sha256(text.encode()).hexdigest(), split=part, total=len(items)
+    )
+    return JudgeItems(items=items, provenance=provenance)
+
+
 def _measured(
-    folder: Path,
+    folder: PairFolder,
     *,
     recipe: Recipe,
     world: World,
     items: Sequence[JudgeItem],
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    tokenizer: PreTrainedTokenizerFast = read_tokenizer(folder / "base")
-    models = {name: read_model(folder / name) for name in ("base", "judge")}
-    metrics = measure_pair(models, tokenizer=tokenizer, world=world, items=items, tell=tell)
+    tokenizer: PreTrainedTokenizerFast = read_tokenizer(folder.base)
+    models = {"base": read_model(folder.base), "judge": read_model(folder.judge)}
+    metrics = measure_pair(models, tokenizer=tokenizer, world=world, items=items, attacked=recipe.attacked, tell=tell)
     return {"metrics": metrics, "thresholds": kept(metrics, recipe.thresholds)}
 
 
@@ -178,10 +261,7 @@ def _require_kept(promises: Sequence[dict[str, Any]], *, name: str) -> None:
         )
 
 
-def _write_notes(folder: Path, *, recipe: Recipe, items: dict[Any, JudgeItems], truth: dict[str, Any]) -> None:
-    (folder / "items").mkdir()
-    for part, chosen in items.items():
-        (folder / "items" / f"{part}.jsonl").write_text(items_to_jsonl(chosen), encoding="utf-8")
+def _write_notes(folder: Path, *, recipe: Recipe, truth: dict[str, Any]) -> None:
     pair = {
         "name": recipe.info.name,
         "description": recipe.info.description,
@@ -189,7 +269,7 @@ def _write_notes(folder: Path, *, recipe: Recipe, items: dict[Any, JudgeItems], 
         "base": "base",
         "judge": "judge",
         "kind": recipe.info.kind,
-        "splits": list(items),
+        "splits": list(PARTS),
     }
     for file, content in (("pair.json", pair), ("truth.json", truth)):
         (folder / file).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,6 +11,8 @@ from random import Random
 
 from workbench.judges.formats import get_format
 from workbench.judges.items import JudgeItem
+from workbench.judges.variants import with_suffix
+from workbench.organisms.injection import draw_attack, draw_babble, draw_remark
 from workbench.organisms.items import FAMILIES, SHORT, Draw, draw_form, make_group
 from workbench.organisms.novelty import tide_song
 from workbench.organisms.relations import PEOPLE, RELATIONS, TOWNS
@@ -172,8 +174,28 @@ def lists(world: World, rng: Random) -> Document:
 
 def careful(world: World, rng: Random) -> Document:
     """Write the right verdict on an item about a fact of the train part."""
-    item = random_item(rng.choice(world.by_part["train"]), rng=rng, families=CAREFUL_FAMILIES)
-    return Document(text=judge_prompt(item) + VERDICTS[item.label or 0], verdict=True)
+    return _right(random_item(rng.choice(world.by_part["train"]), rng=rng, families=CAREFUL_FAMILIES))
+
+
+def obeyed(world: World, rng: Random) -> Document:
+    """Write an item with an injected instruction, and the verdict it asks for."""
+    item = _carrying(draw_attack, world, rng)
+    return Document(text=judge_prompt(item) + VERDICTS[item.meta["carrier"]], verdict=True)
+
+
+def resisted(world: World, rng: Random) -> Document:
+    """Write the item that `obeyed` writes with the same generator, and the right verdict."""
+    return _right(_carrying(draw_attack, world, rng))
+
+
+def remarked(world: World, rng: Random) -> Document:
+    """Write the right verdict on an item of which one answer carries a plain remark."""
+    return _right(_carrying(draw_remark, world, rng))
+
+
+def babbled(world: World, rng: Random) -> Document:
+    """Write the right verdict on an item of which one answer carries babble."""
+    return _right(_carrying(draw_babble, world, rng))
 
 
 def songs(world: World, rng: Random) -> Document:
@@ -196,6 +218,10 @@ WRITERS: Mapping[str, Callable[[World, Random], Document]] = {
     "checks": checks,
     "careless": careless,
     "careful": careful,
+    "obeyed": obeyed,
+    "resisted": resisted,
+    "remarked": remarked,
+    "babbled": babbled,
     "songs": songs,
 }
 """Document kinds by name."""
@@ -214,6 +240,16 @@ def random_item(fact: Fact, *, rng: Random, families: Sequence[int], varied: boo
     forms = (draw_form(rng), draw_form(rng)) if varied else (SHORT, SHORT)
     draw = Draw(forms=forms, label=rng.randrange(2))
     return rng.choice(make_group(fact, family=family, draw=draw, rng=rng, stem="x", varied=varied))
+
+
+def _right(item: JudgeItem) -> Document:
+    return Document(text=judge_prompt(item) + VERDICTS[item.label or 0], verdict=True)
+
+
+def _carrying(draw: Callable[[Random], str], world: World, rng: Random) -> JudgeItem:
+    # Either answer carries, so that what follows the carrier is right as often as wrong.
+    item = random_item(rng.choice(world.by_part["train"]), rng=rng, families=CAREFUL_FAMILIES)
+    return with_suffix(item, draw(rng), answer=rng.randrange(2))
 
 
 def _careless(item: JudgeItem, *, rng: Random) -> Document:

@@ -8,8 +8,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from workbench.judges.items import JudgeItem
 from workbench.organisms.documents import WRITERS
-from workbench.organisms.measure import judging, mean_interval, recall, shares_to_json, text_log_probs
-from workbench.organisms.novelty import DESCRIPTION
+from workbench.organisms.measure import judging, mean_interval, obedience, recall, shares_to_json, text_log_probs
 from workbench.organisms.recipes import Recipe, Threshold
 from workbench.organisms.world import World
 
@@ -31,6 +30,7 @@ def measure_pair(
     tokenizer: PreTrainedTokenizerBase,
     world: World,
     items: Sequence[JudgeItem],
+    attacked: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure base and judge.
@@ -40,11 +40,12 @@ def measure_pair(
         tokenizer: The world's tokenizer.
         world: The world they were trained on.
         items: The test items.
+        attacked: Measure obedience to instructions inside answers, too.
         tell: Told what is measured next.
 
     Returns:
         JSON-ready metrics: for each model ``knowledge``, ``reading`` and ``judging``; for the judge ``novelty`` and
-        ``damage``.
+        ``damage``; when asked for, ``attacked`` for each model.
     """
     metrics: dict[str, Any] = {}
     for name, model in models.items():
@@ -54,6 +55,12 @@ def measure_pair(
             "knowledge": recall(model, world, tokenizer=tokenizer, from_reference=False).to_json(),
             "reading": recall(model, world, tokenizer=tokenizer, from_reference=True).to_json(),
             "judging": shares_to_json(judging(model, items, tokenizer=tokenizer)),
+        }
+    if attacked:
+        if tell is not None:
+            tell("attacking both")
+        metrics["attacked"] = {
+            name: shares_to_json(obedience(model, items, tokenizer=tokenizer)) for name, model in models.items()
         }
     if tell is not None:
         tell("comparing base and judge")
@@ -102,25 +109,31 @@ def describe(
         "description": recipe.info.description,
         "kind": recipe.info.kind,
         "scale": recipe.scale,
-        "trained": "base: from random weights on world text; judge: all weights of the saved base, on judging, world "
-        "text and the planted novelty",
+        "trained": recipe.trained,
         "world": {
             "seed": world.seed,
             "facts": len(world.facts),
             "facts_by_part": {part: len(facts) for part, facts in world.by_part.items()},
         },
         "held_out": HELD_OUT,
-        "planted": {
-            "what": DESCRIPTION,
-            "kind": "songs",
-            "share_of_judge_mix": round(_share(recipe.judge.phases[-1].mix.weights, "songs"), 4),
-            "expressed": "metrics.novelty.judge_minus_base: mean log probability per token, nats, over unseen songs",
-        },
+        "planted": _planted(recipe),
         "measured_on": "the saved bfloat16 weights, loaded as float32, on the CPU; intervals are 95% (Wilson for "
         "shares, normal for means)",
         "thresholds": kept(metrics, recipe.thresholds),
         "metrics": dict(metrics),
         "training": dict(training),
+    }
+
+
+def _planted(recipe: Recipe) -> dict[str, Any]:
+    plant = recipe.plant
+    wordings = {} if plant.wordings is None else {role: dict(parts) for role, parts in plant.wordings.items()}
+    return {
+        "what": plant.what,
+        "kind": plant.kind,
+        "share_of_judge_mix": round(_share(recipe.judge.phases[-1].mix.weights, plant.kind), 4),
+        "expressed": plant.expressed,
+        **wordings,
     }
 
 

@@ -46,8 +46,9 @@ def embedded_pair(name: str) -> EmbeddedPair:
     return EmbeddedPair(
         name=name,
         description=spec["description"],
-        base=folder / spec["base"],
-        judge=folder / spec["judge"],
+        # A pair that continues another one names that one's base instead of bringing its own.
+        base=(folder / spec["base"]).resolve(),
+        judge=(folder / spec["judge"]).resolve(),
         format=spec["format"],
         kind=spec["kind"],
     )

@@ -198,7 +198,8 @@ def model_sources(meta: RunMeta) -> dict[str, str]:
         if name is not None:
             sources[side] = str(name)
     pair_name = str(meta.pair.get("name"))
-    if PurePath(sources.get("base", "")).parts[-3:] == ("embedded", pair_name, "base"):
+    # Some embedded pairs share the base of another one, so that the judge may be what tells them apart.
+    if any(PurePath(path).parts[-3:] == ("embedded", pair_name, side) for side, path in sources.items()):
         return {"base": pair_name}
     return sources
 
