@@ -15,6 +15,8 @@ LEVEL = 0.05
 
 TOWARD_LABEL, TOWARD_FIRST_SLOT = "toward the labelled answer", "toward the first slot"
 
+UNTOLD = "Nothing found: without labels and with one answer order there is no direction to tell a push in."
+
 
 class PushTest(NamedTuple):
     """One push held against one reference."""

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from analyses.judged import JudgedResult, estimate
 from analyses.metrics import Interval
 from analyses.tuco.draws import FEWEST_DRAWS, Chance, against_draws
-from analyses.tuco.levels.pushes import LEVEL, PushTest, adjusted, over_items, ways
+from analyses.tuco.levels.pushes import LEVEL, UNTOLD, PushTest, adjusted, over_items, ways
 from analyses.tuco.shares import share
 from workbench import plotting
 from workbench.results import Estimate, Finding, Panel, tidy
@@ -181,6 +181,8 @@ class LevelsResult(JudgedResult):
             return "Nothing found: fine-tuning wrote exactly nothing, as the judge against itself."
         if self.kinds.count(RANDOM) < FEWEST_DRAWS:
             return f"Nothing found: it takes {FEWEST_DRAWS} random changes or more to tell a push from chance (draws)."
+        if not by_way:
+            return UNTOLD
         same = {test.name for tests in by_way.values() for test in tests if test.p >= LEVEL}
         names = ", ".join(name for name, _, _ in self._references(self.push) if name in same)
         return f"Nothing found: no push of fine-tuning differs from that of every reference level (alike: {names})."

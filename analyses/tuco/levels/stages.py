@@ -232,10 +232,11 @@ def _measure_controls(
     shape = (len(work.stages), draws, len(prompts), len(prompts.orders))
     work.arrays |= {name: np.full(shape, np.nan) for name in _BY_DRAW}
     steps = list(_random_steps(work))
+    anatomies = [pair.anatomy("judge") for pair in work.stages.values()]
     with progress_bar(draws * len(chosen), title="TuCo by stage, random changes", shown=progress) as bar:
         for draw in range(draws):
             random = [(k, random_delta_pair(step, seed=seed + draw + 1000 * k)) for k, step in steps]
-            judges = [(k, HooksBackend(pair.judge, pair.anatomy("judge"))) for k, pair in random]
+            judges = [(k, HooksBackend(pair.judge, anatomies[k])) for k, pair in random]
             for some in prompts.batches(batch_size, items=chosen):
                 batch = prompts.batch(some)
                 found = _clamped(work, batch)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from analyses.judged import JudgedResult, estimate
 from analyses.metrics import Interval
 from analyses.tuco.draws import FEWEST_DRAWS, against_draws
-from analyses.tuco.levels.pushes import LEVEL, PushTest, adjusted, over_items, ways
+from analyses.tuco.levels.pushes import LEVEL, UNTOLD, PushTest, adjusted, over_items, ways
 from workbench import plotting
 from workbench.results import Estimate, Finding, Panel, tidy
 
@@ -242,6 +242,8 @@ class StagesResult(JudgedResult):
             return (
                 f"Nothing found: it takes {FEWEST_DRAWS} random changes or more to tell a push from chance (controls)."
             )
+        if not self.tests:
+            return UNTOLD
         return "Nothing found: no stage pushed the verdict beyond what random changes of its norm do."
 
     def _limits(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.metrics import Interval
-from analyses.tuco.tokens.statements import concentrations, pooled
+from analyses.tuco.tokens.statements import LEVEL, Concentration, concentrations, pooled
 from workbench import plotting
 
 if TYPE_CHECKING:
@@ -44,12 +44,16 @@ def concentration_by_region(result: "TokenMapResult", *, ax: Axes | None = None)
         ax.axvline(1.0, color=plotting.INK, linewidth=0.8, alpha=0.6)
         for row, test in zip(rows, tests, strict=True):
             ax.plot([test.chance.low, test.chance.high], [row - 0.16] * 2, color=plotting.CONTROL, linewidth=5)
-            colour = plotting.PALETTE[0] if test.p < 0.05 else plotting.INK
+            colour = plotting.PALETTE[0] if test.p < LEVEL else plotting.INK
             ax.plot([test.own.low, test.own.high], [row + 0.12] * 2, color=colour, linewidth=1.8)
             ax.plot([test.own.value], [row + 0.12], "o", color=colour, markersize=5)
-        ax.set_yticks(rows, [plotting.label_text(f"{test.region} (p {test.p:.2g})") for test in tests])
+        ax.set_yticks(rows, [plotting.label_text(_tested_name(test)) for test in tests])
         ax.set_xlabel("share in the region / share in all tokens")
     return ax
+
+
+def _tested_name(test: Concentration) -> str:
+    return f"{test.region} ({'no test' if np.isnan(test.p) else f'p {test.p:.2g}'})"
 
 
 def parts_by_region(result: "TokenMapResult", *, ax: Axes | None = None) -> Axes:

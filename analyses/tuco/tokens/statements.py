@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """Holm-adjusted level over the regions."""
 _FLOORS = 3.0
+_SAME = 1e-4
+"""Relative spread over items under which a region's share counts as the same in all of them."""
 
 
 class Concentration(NamedTuple):
@@ -30,7 +32,8 @@ class Concentration(NamedTuple):
     chance: Chance
     """The same ratio of random changes, and where one more would fall."""
     p: float
-    """Holm-adjusted over the regions: the larger of the p-values over items and over draws."""
+    """Holm-adjusted over the regions: the larger of the p-values over items and over draws. NaN where there is no test:
+    fewer than two items, or the same tokens in every prompt (causality makes those one measurement)."""
 
 
 def concentrations(result: "TokenMapResult") -> tuple[Concentration, ...]:
@@ -63,7 +66,7 @@ def finding(result: "TokenMapResult") -> Finding:
     out = sorted((t for t in tests if t.p < LEVEL), key=lambda t: t.p)
     found = bool(out) and loud
     headline = _headline(result, out) if found else _nothing(result, tests, loud=loud)
-    shown = out if found else tests
+    shown = out if found else [test for test in tests if not np.isnan(test.p)]
     estimates = (_overall(result), *_along(result), *(_concentration(test) for test in shown))
     return Finding(headline=headline, found=found, estimates=estimates, limits=_limits(result))
 
@@ -120,7 +123,7 @@ def _tested(
 ) -> Concentration:
     own, others = float(values[0, k]), values[1:, k]
     n = int((sums[1][:, k] > 0).sum())
-    if np.isnan(own) or n < 2:
+    if np.isnan(own) or n < 2 or _same_everywhere(*(side[:, k] for side in sums)):
         return Concentration(result.regions[k], Interval(own, np.nan, np.nan, n), against_draws(own, others), np.nan)
     low, high = np.nanquantile(resampled[0, :, k], [0.025, 0.975])
     error = float(np.nanstd(resampled[0, :, k] - resampled[1:, :, k].mean(0), ddof=1))
@@ -130,6 +133,12 @@ def _tested(
     return Concentration(
         result.regions[k], Interval(own, float(low), float(high), n), chance, max(over_items, chance.p)
     )
+
+
+def _same_everywhere(top: np.ndarray, bottom: np.ndarray) -> bool:
+    """Return whether a region's share is one number but for rounding: a fixed beginning that every prompt shares."""
+    shares = top[bottom > 0] / bottom[bottom > 0]
+    return bool(np.ptp(shares) <= _SAME * shares.max())
 
 
 def _overall(result: "TokenMapResult") -> Estimate:
@@ -197,7 +206,7 @@ def _nothing(result: "TokenMapResult", tests: tuple[Concentration, ...], *, loud
         return f"Nothing found: TuCo is within {_FLOORS:g} noise floors of rounding on these tokens."
     if len(result.control_finetuned_norm) < FEWEST_DRAWS:
         return f"Nothing found: it takes {FEWEST_DRAWS} random changes or more to tell a region from chance (controls)."
-    if not any(t.p < 1 for t in tests) and all(t.own.n < 2 for t in tests):
+    if all(test.own.n < 2 for test in tests):
         return "Nothing found: it takes two independent items or more."
     return (
         "Nothing found: fine-tuning changed the stream, but its share is spread over the regions as that of a random "
@@ -217,6 +226,9 @@ def _limits(result: "TokenMapResult") -> tuple[str, ...]:
         f"Depends on the cut ({result.granularity}) and the norm ({result.norm}); not comparable across base models.",
         "A share says how much was written, not that it mattered for the verdict.",
     ]
+    untested = [test.region for test in concentrations(result) if np.isnan(test.p) and test.own.n > 1]
+    if untested:
+        own.append(f"Not tested, since every prompt has the same tokens there: {', '.join(untested)}.")
     if result.completions != "none":
         read = result.said.size - result.n_unread
         own.append(f"{result.n_unread} of {result.said.size} completions gave no readable verdict; {read} have one.")

@@ -90,6 +90,25 @@ def test_a_planted_push_toward_the_first_slot_is_unlike_every_reference_level():
     assert swapped.finding.headline.startswith("Nothing found")
 
 
+def test_an_adapter_on_the_same_base_is_a_level_too(pair):
+    lora = tiny_pair(kind="lora")
+    result = compare_levels(pair, ITEMS[:3], others={"lora": lora}, draws=0, **QUIET)
+    alone = tuco.run(lora, ITEMS[:3], progress=False, controls=0, confirm=False, output_share=False)
+    np.testing.assert_allclose(result.tuco[result.levels.index("lora")], alone.tuco, atol=2e-6)
+    assert any("draws=0" in what for what in result.meta.not_measured)
+
+
+def test_without_labels_and_with_one_order_no_direction_can_be_told(pair, staged):
+    items = [JudgeItem(item_id=i.item_id, question=i.question, answers=i.answers) for i in ITEMS[:3]]
+    for result in (
+        compare_levels(pair, items, orders=["original"], draws=3, **QUIET),
+        compare_stages(staged, items, orders=["original"], controls=3, **QUIET),
+    ):
+        assert "no direction" in result.finding.headline
+        assert all(panel.draw().axes for panel in result.panels())
+        assert len(result.to_frame())
+
+
 @pytest.mark.slow
 def test_random_judges_are_rarely_found():
     found = 0

@@ -138,6 +138,8 @@ def test_given_completions_are_cut_before_the_label_and_tokenised_with_the_promp
     assert "".join(tokens[cut + 1 :]) == " because 0 is longer. [["
     assert set(regions[cut + 1 : -1]) == {"completion"}
     assert result.curve.shape[-1] == len(" because 10 is longer. [[") + 1
+    named = dict(zip(bracket.encode(ITEMS).prompt_ids[::-1], REASONS[::-1], strict=True))
+    np.testing.assert_array_equal(map_tokens(bracket, ITEMS, completions=named, **QUIET).curve, result.curve)
 
 
 def test_the_completion_curve_is_the_prefix_by_prefix_measurement(bracket):
@@ -209,6 +211,7 @@ def test_tuning_that_reads_only_the_question_is_found_in_the_question():
     assert tests["question"].p < 0.05
     assert tests["question"].own.value > 3 * tests["question"].chance.value
     assert "question" in result.finding.headline
+    assert {name for name, test in tests.items() if np.isnan(test.p)} == {"start", "instruction"}, "one measurement"
 
 
 def test_taking_the_write_out_of_the_found_region_gives_back_the_base():
