@@ -45,6 +45,33 @@ def test_both_ends_are_exact_to_the_bit_however_the_network_is_cut(pair, compone
     assert far(scaled_logits(pair, BATCH, scaling=on, ends="base"), base) > 1e-3
 
 
+def test_both_ends_are_exact_in_half_precision_too():
+    base = tiny_model().bfloat16()
+    judge = tuned_copy(base, change=scaled_noise(0.1))
+    options = {"tokenizer": byte_tokenizer(), "format": "pairwise", "doctor": False, "device": "cpu"}
+    half = load_pair(base, judge, dtype=torch.bfloat16, **options)
+    for component in CUTS:
+        on, off = Scaling(1.0, component=component), Scaling(0.0, component=component, elsewhere=0.0)
+        assert torch.equal(scaled_logits(half, BATCH, scaling=on), plain(half.judge))
+        assert torch.equal(scaled_logits(half, BATCH, scaling=off, ends="base"), plain(half.base))
+
+
+def test_blocks_whose_writes_nobody_takes_dont_run():
+    pair, ran = tiny_pair(n_layers=3), []
+    scaled_logits(pair, BATCH, alpha=1.0)  # learns the anatomies, which takes forwards of its own
+    handles = [
+        block.self_attn.register_forward_hook(lambda *_, place=(side, layer): ran.append(place))
+        for side in ("base", "judge")
+        for layer, block in enumerate(pair.module(side).model.layers)
+    ]
+    try:
+        scaled_logits(pair, BATCH, scaling=Scaling(0.0, layers=(1,)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == [("judge", 0), ("base", 1), ("judge", 2)]
+
+
 def test_half_way_lies_neither_at_base_nor_at_judge(pair):
     judge, base = plain(pair.judge), plain(pair.base)
     for half in (

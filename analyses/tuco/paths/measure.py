@@ -42,6 +42,8 @@ class Precision:
     """Largest completeness error, of the change or of one unit (logit), whichever is larger."""
     noise: float = 0.0
     """What rounding alone changes the number by: no integral can be closer to it."""
+    half: bool = False
+    """Whether the models run in half precision, where an error that doubling doesn't halve is rounding's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,10 +143,13 @@ def attribute(
     while True:
         sums = path.integral(intervals)
         found[rows, :, width - sums.shape[-1] :] = sums
-        size = np.maximum(1.0, np.abs(change[rows]))
+        size, before = np.maximum(1.0, np.abs(change[rows])), errors[rows]
         errors[rows] = (sums.sum((1, 2)) - change[rows]) / size
         nodes[rows] = intervals
-        left = np.flatnonzero(np.abs(errors[rows]) * size > np.maximum(precision.tolerance * size, precision.noise))
+        open_ = np.abs(errors[rows]) * size > np.maximum(precision.tolerance * size, precision.noise)
+        if precision.half and intervals > precision.nodes:
+            open_ &= np.abs(errors[rows]) < np.abs(before) / 2
+        left = np.flatnonzero(open_)
         intervals *= 2
         if not len(left) or intervals > precision.max_nodes:
             return Attribution(by_token=found, completeness_error=errors, nodes=nodes)

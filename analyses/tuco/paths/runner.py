@@ -98,7 +98,8 @@ def attribute_paths(
             allowed="'block' or 'sublayer', above 0",
         )
     prompts = Prompts.of(pair, items, orders=orders)
-    precision = Precision(nodes=nodes, max_nodes=max_nodes, tolerance=tolerance)
+    half = pair.dtype.itemsize < 4
+    precision = Precision(nodes=nodes, max_nodes=max_nodes, tolerance=tolerance, half=half)
     work = PathWork.plan(
         prompts,
         readout=LabelGap(*prompts.verdict_ids) if readout == "verdict" else readout,

@@ -22,6 +22,9 @@ FLOORS = 3.0
 _FEWEST_DRAWS = 3
 _BOUND_LEVEL = 0.95
 """Two-sided, so that the upper end, which alone decides, is exceeded by chance in 2.5%."""
+_IN_HALF = (
+    " In half precision the stream is rounded after every block; load the pair in float32 for a complete integral."
+)
 Kind = Literal["unit", "region"]
 
 
@@ -233,7 +236,8 @@ def _limits(result: "PathsResult", views: tuple[str, ...]) -> tuple[str, ...]:
     own = [
         f"Complete to {np.nanmax(error):.2g} of each change (or of 1, where that is more) with up to "
         f"{int(np.nanmax(result.nodes))} quadrature intervals"
-        + (f"; {over} of {error.size} prompts stay above the tolerance of {tolerance:g}." if over else "."),
+        + (f"; {over} of {error.size} prompts stay above the tolerance of {tolerance:g}." if over else ".")
+        + (_IN_HALF if over and result.meta.dtype in ("bfloat16", "float16") else ""),
         f"Depends on the path (all of fine-tuning scaled together) and on the cut ({result.granularity}); taking "
         "a place out loses less than was attributed to it where others carry the same thing, more where they need it.",
         "A region is where a write stands; what it wrote may have come from elsewhere by attention.",

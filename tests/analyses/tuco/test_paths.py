@@ -204,6 +204,17 @@ def test_an_integral_that_stays_incomplete_is_said():
     assert any("stay above the tolerance" in limit for limit in found.finding.limits)
 
 
+def test_half_precision_ends_where_rounding_does_and_says_so():
+    base = tiny_model().bfloat16()
+    judge = tuned_copy(base, change=scaled_noise(0.1))
+    options = {"tokenizer": byte_tokenizer(), "format": "pairwise", "doctor": False, "device": "cpu"}
+    pair = load_pair(base, judge, dtype=torch.bfloat16, **options)
+    found = attribute_paths(pair, ITEMS[:2], **QUIET)
+    assert found.nodes.max() <= 32
+    assert np.abs(found.completeness_error).max() < 0.1
+    assert any("load the pair in float32" in limit for limit in found.finding.limits)
+
+
 def toward_first_slot(name, parameter, _generator):
     """Write the direction that separates the two labels, in the second block of GPT-2."""
     if not name.endswith("h.1.mlp.c_proj.bias"):
