@@ -102,8 +102,8 @@ class LevelsResult(JudgedResult):
         """Return the tidy table; ``model`` is the level.
 
         Per prompt: ``tuco, verdict_push, verdict_gap``. Per level: ``push_toward_label`` and
-        ``push_toward_first_slot`` with intervals, and the pair's paired ``difference_...`` from each reference
-        with its p-value.
+        ``push_toward_first_slot`` with intervals, and the pair's paired differences from each reference, of its share
+        (``tuco_difference``) and of its pushes (``difference_toward_...``, with p-value).
         """
         import pandas as pd
 
@@ -220,6 +220,10 @@ class LevelsResult(JudgedResult):
                 (name, f"push_{short[way]}", self.mean(value), np.nan)
                 for name, value in zip(self.levels, values, strict=True)
             ]
+        rows += [
+            (name, "tuco_difference", self.mean(self.tuco[0] - tuco), np.nan)
+            for name, tuco in zip(self.levels[1:], self.tuco[1:], strict=True)
+        ]
         rows += [(test.name, f"difference_{short[test.way]}", test.difference, test.p) for test in self.tests]
         return tidy(
             {

@@ -169,7 +169,7 @@ class TokenMapResult(JudgedResult):
         return values[..., self.regions.index(region)]
 
     def strip(self, item: str, order: str = "original") -> Markup:
-        """Return the tokens of an example as an HTML strip, coloured by TuCo.
+        """Return the tokens of an example as an HTML strip with its styles, coloured by TuCo.
 
         Args:
             item: One of :attr:`example_items`.
@@ -189,9 +189,10 @@ class TokenMapResult(JudgedResult):
         index, column = self.example_items.index(item), self.orders.index(order)
         tokens, names = self.example_tokens[index][column], self.example_regions[index][column]
         values = measured_share(self.example_finetuned, self.example_pretrained)[index, column, : len(tokens)]
-        return html.token_strip(
+        tokens_by_share = html.token_strip(
             tokens, values, spans=figures.runs(names), label=f"TuCo at each token of {item}, {order} order"
         )
+        return html.fragment(html.escape(f"TuCo at each token: {item}, {order} order"), tokens_by_share)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the tidy table: regions, units, examples' tokens, curve and tests."""
@@ -212,6 +213,4 @@ class TokenMapResult(JudgedResult):
     def _repr_html_(self) -> str:
         if not self.example_items:
             return finding_html(self.finding)
-        first = self.example_items[0]
-        strip = html.fragment(html.escape(f"TuCo at each token: {first}"), self.strip(first, self.orders[0]))
-        return finding_html(self.finding) + strip
+        return finding_html(self.finding) + self.strip(self.example_items[0], self.orders[0])

@@ -241,6 +241,9 @@ def test_tables_add_up(levels, stages):
     table = levels.to_frame()
     assert set(table[table["metric"] == "tuco"]["model"]) == set(levels.levels)
     assert table[table["metric"] == "difference_toward_label"]["p"].notna().all()
+    apart = table[(table["metric"] == "tuco_difference") & (table["model"] == "judge against itself")].iloc[0]
+    assert apart["value"] == pytest.approx(levels.tuco[0].mean())
+    assert apart["low"] > 0
 
 
 def test_interrupted_runs_stay_paired(pair, staged, monkeypatch):
