@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -17,8 +18,36 @@ from rich.table import Table
 
 from workbench.errors import NotebookError, ParameterError, WorkbenchError
 
-ANALYSES = ("tuco",)
-"""Analyses the command line can run; each is a module of ``analyses`` with a ``run`` function."""
+
+class Analysis(NamedTuple):
+    """Where an analysis is found."""
+
+    module: str
+    """Module that exports it."""
+    function: str
+    """Function that runs it: ``function(pair, items, *, choices..., seed)``."""
+    result: str
+    """Class of its result."""
+
+
+ANALYSES: Mapping[str, Analysis] = {
+    "tuco": Analysis("analyses.tuco", "run", "TucoResult"),
+    "tuco.heads": Analysis("analyses.tuco", "split_heads", "HeadsResult"),
+    "tuco.tokens": Analysis("analyses.tuco", "map_tokens", "TokenMapResult"),
+    "tuco.paths": Analysis("analyses.tuco", "attribute_paths", "PathsResult"),
+    "tuco.scaling": Analysis("analyses.tuco", "scale", "ScalingResult"),
+    "tuco.attacks": Analysis("analyses.tuco", "compare_attacks", "AttackResult"),
+}
+"""Analyses the command line can run, by name, in reading order."""
+
+COMPARISONS: Mapping[str, Analysis] = {
+    "tuco.levels": Analysis("analyses.tuco", "compare_levels", "LevelsResult"),
+    "tuco.stages": Analysis("analyses.tuco", "compare_stages", "StagesResult"),
+}
+"""Analyses of several pairs: from Python and notebooks only; their results go into reports like any other."""
+
+NOTEBOOKS = ("tuco",)
+"""Notebooks of a report, in reading order; each saves its results as folders under its ``out``."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -208,11 +237,11 @@ def main() -> None:
 
 
 def _audit(out: Path, asked: dict[str, Any], *, title: str | None) -> None:
-    """Run each analysis' notebook on the pair, then gather the results it saved in one page."""
+    """Run the notebooks on the pair, then gather the results they saved in one page."""
     from workbench.reports import Report, export_html, run_notebook
 
     results = []
-    for name in ANALYSES:
+    for name in NOTEBOOKS:
         _err.print(f"{name}: running notebooks/{name}.ipynb ...")
         parameters = {key: value for key, value in asked.items() if value is not None} | {
             "out": str((out / name).resolve())
@@ -221,11 +250,11 @@ def _audit(out: Path, asked: dict[str, Any], *, title: str | None) -> None:
             _notebooks() / f"{name}.ipynb", parameters, out=out / f"{name}.ipynb", progress=_cell_progress
         )
         export_html(executed, out=out / f"{name}.html")
-        results.append(_load_result(name, out / name))
+        results += _load_results(out / name)
     page = Report(results, title=title).write(out / "report.html")
     for result in results:
         _out.print(escape(result.summary()), end="\n\n")
-    _out.print(f"notebooks: {', '.join(escape(str(out / f'{name}.html')) for name in ANALYSES)}")
+    _out.print(f"notebooks: {', '.join(escape(str(out / f'{name}.html')) for name in NOTEBOOKS)}")
     _out.print(f"report: {escape(str(page.resolve()))}")
 
 
@@ -235,14 +264,24 @@ def _cell_progress(number: int, total: int, line: str) -> None:
 
 def _analysis(name: str) -> Any:
     if name not in ANALYSES:
-        raise ParameterError("no such analysis.", argument="analysis", got=name, allowed=ANALYSES)
-    return importlib.import_module(f"analyses.{name}").run
+        raise ParameterError("no such analysis.", argument="analysis", got=name, allowed=tuple(ANALYSES))
+    found = ANALYSES[name]
+    return getattr(importlib.import_module(found.module), found.function)
 
 
-def _load_result(name: str, folder: Path) -> Any:
-    module = importlib.import_module(f"analyses.{name}")
-    kind = next(value for key, value in vars(module).items() if key.endswith("Result"))
-    return kind.load(folder)
+def _load_results(folder: Path) -> list[Any]:
+    """Load every result folder a notebook left, in the order of :data:`ANALYSES`."""
+    known = {found.result: found for found in (*ANALYSES.values(), *COMPARISONS.values())}
+    order = list(known)
+    kinds = {
+        path.parent: json.loads(path.read_text(encoding="utf-8"))["kind"] for path in folder.glob("*/result.json")
+    }
+    if unknown := {kind for kind in kinds.values() if kind not in known}:
+        raise NotebookError(
+            "a notebook saved a result of an unknown kind.", argument="out", got=sorted(unknown), allowed=order
+        )
+    ordered = sorted(kinds.items(), key=lambda entry: (order.index(entry[1]), entry[0].name))
+    return [getattr(importlib.import_module(known[kind].module), kind).load(path) for path, kind in ordered]
 
 
 def _choices(analyse: Any, given: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Paper: Nuti et al. 2025, Algorithm 1 and Proposition D.3, there with one block p
 Falsified if clamping a model to its own stream changes one bit of any block's output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -349,7 +349,13 @@ def shortcut_applies(parts: Sequence[Unit], *, n_layers: int, column: int = -1) 
 
 
 def shortcut_error(
-    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], how: Evaluation
+    judge: HooksBackend,
+    base: HooksBackend,
+    batch: TokenBatch,
+    *,
+    parts: Sequence[Unit],
+    how: Evaluation,
+    switch: Callable[[Literal["base", "judge"]], None] = lambda _side: None,
 ) -> float:
     """Return the largest difference between shortcut and full clamp, relative to the largest write of the base.
 
@@ -359,9 +365,13 @@ def shortcut_error(
         batch: A few prompts.
         parts: How the network is cut.
         how: The evaluation to check.
+        switch: Told which model is needed next, where they take turns.
     """
-    fast = measure(judge, base, batch, parts=parts, how=how)
-    full = measure(judge, base, batch, parts=parts, how=replace(how, last_only=False, group=1, doubled=False))
+    ways = (how, replace(how, last_only=False, group=1, doubled=False))
+    switch("judge")
+    sides = [judge_side(judge, batch, parts=parts, how=way) for way in ways]
+    switch("base")
+    fast, full = (contributions(s, base, batch, parts=parts, how=w) for s, w in zip(sides, ways, strict=True))
     scale = full.pretrained.abs().max().clamp(min=1e-12)
     errors = [(fast.pretrained - full.pretrained).abs().max(), (fast.finetuned - full.finetuned).abs().max()]
     return float(max(errors) / scale)

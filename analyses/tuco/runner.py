@@ -18,7 +18,7 @@ Falsified if the judge against itself gives anything but 0, or the parts don't a
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -53,7 +53,7 @@ from analyses.tuco.shares import NORMS, Norm
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Side, can_mix, one_resident, random_delta_pair, run_meta
+from workbench.pairs import Pair, Switch, can_mix, one_resident, random_delta_pair, run_meta
 from workbench.tokens import TokenBatch
 
 FEWEST_TO_CONFIRM = 8
@@ -80,7 +80,7 @@ def run(
     numerics: bool = True,
     precision: Literal["auto", "model", "float32"] = "auto",
     shortcut: bool = True,
-    resident: Literal["both", "one"] = "both",
+    resident: str = "both",
     orders: Sequence[Order] = ORDERS,
     batch_size: int = 8,
     seed: int = 0,
@@ -105,7 +105,8 @@ def run(
             ``"model"`` leaves the models' own type; ``"auto"`` is float32 for half precision.
         shortcut: Whether to compute only what the last token needs, and the common beginning of both orders once;
             checked against full forwards in the same run, and given up, which is said, where it differs.
-        resident: ``"one"`` keeps one model's blocks on the device at a time, for pairs that don't fit together.
+        resident: ``"both"`` models where they are; a device such as ``"cuda"`` on which they take turns, for a pair
+            that was loaded in host memory and doesn't fit together; ``"one"`` keeps the other in files meanwhile.
         orders: Answer orders to show.
         batch_size: Prompts per forward.
         seed: Seed of splits, controls and intervals.
@@ -149,12 +150,13 @@ def run(
     )
     work = _Work.plan(prompts, choices=choices, batch_size=batch_size, seed=seed, confirm=confirm, resident=resident)
     with interruptible(prompts):
-        if numerics:
-            _numerics(work)
-        else:
-            prompts.notes.append("the judge against itself, and the noise floor (numerics=False).")
-        _check_shortcut(work)
-        _measure_items(work, progress=progress)
+        with _taking_turns(pair, resident) as switch:
+            if numerics:
+                _numerics(work)
+            else:
+                prompts.notes.append("the judge against itself, and the noise floor (numerics=False).")
+            _check_shortcut(work, switch=switch)
+            _measure_items(work, switch=switch, progress=progress)
         _measure_controls(work, draws=controls, limit=control_items, progress=progress)
     return _assemble(work, parameters=parameters, wall_time_s=time.perf_counter() - started)
 
@@ -167,7 +169,7 @@ class _Work:
     choices: Choices
     batch_size: int
     seed: int
-    resident: Literal["both", "one"]
+    resident: str
     first_half: tuple[tuple[int, ...], ...]
     """Batches of item indices on which the unit to confirm is chosen."""
     second_half: tuple[tuple[int, ...], ...]
@@ -187,7 +189,7 @@ class _Work:
         batch_size: int,
         seed: int,
         confirm: bool,
-        resident: Literal["both", "one"],
+        resident: str,
     ) -> "_Work":
         wanted = confirm and choices.reads is not None and prompts.n_clusters >= FEWEST_TO_CONFIRM
         parts = prompts.halves(seed=seed) if wanted else (range(len(prompts)), ())
@@ -247,14 +249,14 @@ def _numerics(work: _Work) -> None:
     work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=how)
 
 
-def _check_shortcut(work: _Work) -> None:
+def _check_shortcut(work: _Work, *, switch: Switch) -> None:
     """Hold the shortcut against full forwards on the first item, and give it up where it isn't the same."""
     if not work.choices.how.last_only:
         return
     pair, choices = work.prompts.pair, work.choices
     batch = work.prompts.batch(work.first_half[0][:1])
     work.shortcut = shortcut_error(
-        pair.executor("judge"), pair.executor("base"), batch, parts=choices.parts, how=choices.how
+        pair.executor("judge"), pair.executor("base"), batch, parts=choices.parts, how=choices.how, switch=switch
     )
     exact = choices.how.float32 or pair.dtype not in (torch.bfloat16, torch.float16)
     tolerance = _SHORTCUT_TOLERANCE[torch.float32] if exact else 2e-2
@@ -269,18 +271,15 @@ def _check_shortcut(work: _Work) -> None:
     warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
-def _measure_items(work: _Work, *, progress: bool) -> None:
+def _measure_items(work: _Work, *, switch: Switch, progress: bool) -> None:
     """Steps 1 to 6 on every item, and step 8 on the second half."""
     prompts, pair = work.prompts, work.prompts.pair
     judge, base = pair.executor("judge"), pair.executor("base")
-    with (
-        progress_bar(len(prompts), title="TuCo", shown=progress) as bar,
-        _taking_turns(pair, work.resident) as switch,
-    ):
+    with progress_bar(len(prompts), title="TuCo", shown=progress) as bar:
         for batches, confirming in ((work.first_half, False), (work.second_half, True)):
             if confirming and batches:
                 work.confirmed = _choose_unit(work)
-            for chosen, batch, measured in _measured(work, judge, base, batches, switch=switch):
+            for chosen, batch, measured in _measured(work, judge, base, batches, choices=work.choices, switch=switch):
                 for name, values in measured.row.items():
                     work.store(name, chosen, values)
                 if confirming:
@@ -296,14 +295,14 @@ def _measured(
     base: HooksBackend,
     batches: Iterable[tuple[int, ...]],
     *,
-    switch: Callable[[Side], None],
+    choices: Choices,
+    switch: Switch,
 ) -> Iterator[tuple[tuple[int, ...], TokenBatch, Measured]]:
     """Yield every batch measured; with one model resident, several batches through the judge, then the base."""
-    choices = work.choices
     for some in _runs(work, batches):
         sides: list[JudgeSide | None] = [None] * len(some)
         found = [work.prompts.batch(chosen) for chosen in some]
-        if work.resident == "one":
+        if work.resident != "both":
             switch("judge")
             sides = [judge_side(judge, batch, parts=choices.parts, how=choices.how).to("cpu") for batch in found]
             switch("base")
@@ -334,11 +333,11 @@ def _runs(work: _Work, batches: Iterable[tuple[int, ...]]) -> Iterator[list[tupl
 
 
 @contextmanager
-def _taking_turns(pair: Pair, resident: Literal["both", "one"]) -> Iterator[Callable[[Side], None]]:
+def _taking_turns(pair: Pair, resident: str) -> Iterator[Switch]:
     if resident == "both":
         yield lambda _side: None
         return
-    with one_resident(pair) as switch:
+    with one_resident(pair, device=None if resident == "one" else resident) as switch:
         yield switch
 
 
@@ -389,13 +388,15 @@ def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: b
         for draw in range(draws):
             control = random_delta_pair(pair, seed=work.seed + draw)
             judge = HooksBackend(control.judge, pair.anatomy("judge"))
-            for some in prompts.batches(work.batch_size, items=chosen):
-                row = measure_prompts(judge, base, prompts.batch(some), choices=choices).row
-                for name in ("finetuned_norm", "pretrained_norm"):
-                    work.arrays[f"control_{name}"][draw, list(some)] = prompts.by_item(row[name])
-                if "finetuned_push" in row:
-                    work.arrays["control_push"][draw, list(some)] = prompts.by_item(row["finetuned_push"].sum(-1))
-                bar.update(len(some))
+            batches = prompts.batches(work.batch_size, items=chosen)
+            with _taking_turns(control, work.resident) as switch:
+                for some, _, found in _measured(work, judge, base, batches, choices=choices, switch=switch):
+                    for name in ("finetuned_norm", "pretrained_norm"):
+                        work.arrays[f"control_{name}"][draw, list(some)] = prompts.by_item(found.row[name])
+                    if "finetuned_push" in found.row:
+                        pushed = found.row["finetuned_push"].sum(-1)
+                        work.arrays["control_push"][draw, list(some)] = prompts.by_item(pushed)
+                    bar.update(len(some))
 
 
 def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float) -> TucoResult:
@@ -435,10 +436,14 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
 
 
 def _check(norm: str, precision: str, resident: str) -> None:
-    for name, value, allowed in (
-        ("norm", norm, NORMS),
-        ("precision", precision, ("auto", "model", "float32")),
-        ("resident", resident, ("both", "one")),
-    ):
+    for name, value, allowed in (("norm", norm, NORMS), ("precision", precision, ("auto", "model", "float32"))):
         if value not in allowed:
             raise ParameterError("unknown choice.", argument=name, got=value, allowed=allowed)
+    if resident in ("both", "one"):
+        return
+    try:
+        torch.device(resident)
+    except RuntimeError as err:
+        raise ParameterError(
+            "no such device.", argument="resident", got=resident, allowed="'both', 'one', or a device such as 'cuda'"
+        ) from err

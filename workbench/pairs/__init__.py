@@ -9,7 +9,7 @@ from workbench.pairs.mixed import adapter_on_first_rows, can_mix
 from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
-from workbench.pairs.resident import one_resident
+from workbench.pairs.resident import Switch, one_resident
 
 __all__ = [
     "EmbeddedPair",
@@ -18,6 +18,7 @@ __all__ = [
     "PairReport",
     "Scaling",
     "Side",
+    "Switch",
     "TensorChange",
     "WeightDelta",
     "adapter_on_first_rows",
