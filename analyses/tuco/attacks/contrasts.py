@@ -83,6 +83,18 @@ def unit_effects(
     return _family(result, dict(zip(result.units, change, strict=True)))
 
 
+def span_effects(result: "AttackResult", *, attack: Variant, against: Variant) -> tuple[Effect, ...]:
+    """Return the effect on TuCo at the tokens of each shared span, Holm-adjusted over spans.
+
+    Each item is averaged over the orders in which it has tokens of the span after the suffix. The first span, before
+    the suffix, is left out: nothing can happen there.
+    """
+    change = result.token_share[VARIANTS.index(attack)] - result.token_share[VARIANTS.index(against)]
+    known = (~np.isnan(change)).sum(1)
+    mean = np.divide(np.nansum(change, axis=1), known, out=np.full(known.shape, np.nan), where=known > 0)
+    return _family(result, {span: mean[:, k] for k, span in enumerate(result.spans) if k})
+
+
 def difference(
     result: "AttackResult", measure: Measure, *, attack: Variant, against: Variant
 ) -> Float[np.ndarray, "item order"]:

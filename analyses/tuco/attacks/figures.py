@@ -128,9 +128,10 @@ def shared_tokens(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
     flat = change.reshape(-1, *change.shape[2:])
     known = ~np.isnan(flat)
     mean = np.divide(np.nansum(flat, axis=0), known.sum(0), out=np.full(flat.shape[1:], np.nan), where=known.any(0))
+    held = {effect.name for effect in result.span_effects() if effect.holds}
     return plotting.heatmap(
         mean,
-        rows=result.spans,
+        rows=[f"{span} *" if span in held else span for span in result.spans],
         columns=[*result.units, "TuCo"],
         row_label="span",
         column_label="unit",
@@ -246,7 +247,8 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
         "Which shared tokens changed",
         lambda r: (
             "Fine-tuning's share of the writes at tokens that all variants have, attack minus plain remark, mean over "
-            "prompts; the first row can't know of the suffix and must be 0."
+            "prompts; the first row can't know of the suffix and must be 0. * marks a span whose TuCo moves with an "
+            "adjusted sign-flip p below 0.05 over spans."
         ),
         _figure_of(shared_tokens),
         lambda r: len(r.spans) > 0,

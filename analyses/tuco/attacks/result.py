@@ -182,6 +182,10 @@ class AttackResult(JudgedResult):
         """Return what one variant does beyond another on each unit's push; tests are adjusted over units."""
         return contrasts.unit_effects(self, part=part, attack=attack, against=against)
 
+    def span_effects(self, *, attack: Variant = "attack", against: Variant = "benign") -> tuple[Effect, ...]:
+        """Return what one variant does beyond another on TuCo at the shared tokens after the suffix, span by span."""
+        return contrasts.span_effects(self, attack=attack, against=against)
+
     def area(self, measure: Measure, *, attack: Variant = "attack", against: Variant = "benign") -> Interval:
         """Return the area under the ROC curve of telling two variants' prompts apart by one measure."""
         return contrasts.area(self, measure, attack=attack, against=against)

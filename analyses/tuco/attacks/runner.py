@@ -71,7 +71,8 @@ def compare_attacks(
         orders: Answer orders to show.
         controls: Number of random judges of equal norm; with fewer than three nothing can be told from chance.
         control_items: On how many items they are measured; None for all.
-        patch: Whether to put the clean run's fine-tuned component into attacked runs.
+        patch: Whether to put the clean run's fine-tuned component into attacked runs; about one more forward per unit
+            for half of the items.
         token_items: On how many items the tokens shared by the variants are compared; 0 for none, None for all.
         permutations: Sign patterns drawn in a test, where there are too many to go through.
         batch_size: Prompts per forward.

@@ -152,6 +152,8 @@ def _over_items(result: "AttackResult") -> list[Cell]:
             for k, effect in enumerate(result.unit_effects(part=part, attack=attack, against=against)):
                 place = {"component": result.unit_components[k], "layer": result.unit_layers[k]}
                 rows.append(_effect(effect, name, metric="verdict_push", model=part) | place)
+        for effect in result.span_effects(attack=attack, against=against):
+            rows.append(_effect(effect, name, metric="token_share", model="judge") | {"span": effect.name})
     return rows + _rates(result) + _taken_back(result)
 
 

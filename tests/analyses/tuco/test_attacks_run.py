@@ -105,6 +105,17 @@ def test_statistics_are_those_of_the_paired_differences(result):
     np.testing.assert_allclose(sum(e.interval.value for e in result.unit_effects()), effect.interval.value)
 
 
+def test_spans_average_the_orders_that_have_them(result):
+    effects = {effect.name: effect for effect in result.span_effects()}
+    assert tuple(effects) == result.spans[1:]
+    change = result.token_share[ATTACK] - result.token_share[PLAIN]
+    other = change[..., result.spans.index("other answer")]
+    assert np.isnan(other).any(1).all(), "the other answer follows the suffix in one order only"
+    assert effects["other answer"].interval.value == pytest.approx(np.nanmean(other))
+    assert effects["verdict"].interval.value == pytest.approx(change[..., result.spans.index("verdict")].mean())
+    assert effects["verdict"].interval.n == len(ITEMS)
+
+
 def test_rates_count_prompts_and_patches_are_ratios_of_means(result):
     taken = (result.toward_carrier(result.judge_gap[ATTACK]) > 0).mean()
     assert contrasts.carrier_rate(result, "judge", "attack").value == pytest.approx(taken)
