@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from analyses.looping import check_least
 from workbench.errors import ItemError
 from workbench.hooks import Component
 from workbench.judges import JudgeItem
@@ -24,7 +25,11 @@ def by_layer(
         component: ``RESID_POST`` for whole blocks, ``ATTN_OUT`` or ``MLP_OUT`` for one sub-layer of them.
         elsewhere: Scale of the other blocks: 1 leaves the judge there, 0 the base.
         size: Blocks per curve.
+
+    Raises:
+        ParameterError: ``size`` is below 1.
     """
+    check_least(size=(size, 1))
     found = {EVERYWHERE: Scaling()}
     for start in range(0, pair.n_layers, size):
         layers = tuple(range(start, min(start + size, pair.n_layers)))

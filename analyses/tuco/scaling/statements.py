@@ -227,6 +227,7 @@ def _limits(result: "ScalingResult") -> tuple[str, ...]:
         "Scaling contributions isn't interpolating weights, and a judge at another alpha was never trained: its "
         "verdicts are an intervention's, not a weaker judge's.",
         _ends_words(result),
+        *_curve_words(result),
         *_flip_words(result),
         *_best_words(result),
         *_length_words(result),
@@ -244,6 +245,13 @@ def _ends_words(result: "ScalingResult") -> str:
             "base's own point stands beside the curves."
         )
     return "Embedding, final norm and head are the base's at every alpha, so that alpha 1 is not the judge."
+
+
+def _curve_words(result: "ScalingResult") -> tuple[str, ...]:
+    if len(result.curves) == 1:
+        return ()
+    told = "; ".join(f"{name}: {what}" for name, what in zip(result.curves, result.described, strict=True))
+    return (f"The curves where their alpha is 0 - {told}.",)
 
 
 def _flip_words(result: "ScalingResult") -> tuple[str, ...]:

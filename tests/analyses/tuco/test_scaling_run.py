@@ -9,6 +9,7 @@ from analyses.tuco.scaling import ScalingResult, by_layer, by_span, scale
 from analyses.tuco.scaling import runner as runner_module
 from workbench import Report
 from workbench.errors import ExecutorDisagreement, ItemError, ParameterError
+from workbench.hooks import Component
 from workbench.judges import JudgeItem
 from workbench.pairs import Scaling
 from workbench.pairs.tiny import tiny_pair
@@ -231,6 +232,21 @@ def test_no_items_are_refused(pair):
         scale(pair, [], progress=False)
     with pytest.raises(ItemError):
         by_span(pair, [])
+    with pytest.raises(ParameterError):
+        by_layer(pair, size=0)
+
+
+def test_blocks_may_be_scaled_in_runs():
+    pair = tiny_pair(n_layers=5)
+    assert list(by_layer(pair, size=2)) == ["every block", "blocks 0-1", "blocks 2-3", "block 4"]
+    attention = by_layer(pair, component=Component.ATTN_OUT, elsewhere=0.0)
+    assert attention["attn_out, block 3"] == Scaling(component=Component.ATTN_OUT, layers=(3,), elsewhere=0.0)
+
+
+def test_the_curves_are_told_apart_in_the_limits(result):
+    said = next(limit for limit in result.finding.limits if limit.startswith("The curves"))
+    assert "block 1: alpha 0 in blocks 1, 1 elsewhere" in said
+    assert "weights interpolated: the base's weights in every block" in said
 
 
 def test_a_lockstep_that_doesnt_repeat_the_judge_is_refused(pair, monkeypatch):
