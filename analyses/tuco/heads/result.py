@@ -151,6 +151,12 @@ class HeadsResult(JudgedResult):
         return np.stack([self.head_push.sum(-1) + self.attention_bias_push, self.mlp_push], axis=-1)
 
     @property
+    def gap_error(self) -> float:
+        """Return how far embedding, P, F and bias are from the gap at most: what rounding the stream costs."""
+        sublayers = (self.pretrained_push + self.finetuned_push).sum((2, 3))
+        return float(np.abs(self.embedding_push + self.bias_push + sublayers - self.judge_gap).max())
+
+    @property
     def finding(self) -> Finding:
         """Return what the run says, verdict first."""
         return statements.finding(self)

@@ -120,16 +120,17 @@ def rounding_push(judge: HooksBackend, batch: TokenBatch, *, readout: Readout, f
 
     Args:
         judge: Executor of the fine-tuned model.
-        batch: Two prompts or more; the first is run again alone, on the same stream.
+        batch: Two prompts or more; the shortest is run again alone, on the same stream.
         readout: What is read at the last token.
         float32: See :func:`split_batch`.
     """
     side = record_judge(judge, batch, neurons=False, float32=float32)
-    width = int(batch.lengths[0])
-    record = {site: value[:1, -width:] for site, value in side.record.items()}
-    alone = look(judge, batch.row(0), neurons=False, record=record, float32=float32)
-    direction = _frozen(judge, side.final, readout).direction[:1]
-    work = _Layers(side.seen.row(0, width=width), alone, direction, torch.ones(1, width, 1, device=batch.device))
+    index = int(batch.lengths.argmin())
+    width = int(batch.lengths[index])
+    record = {site: value[index : index + 1, -width:] for site, value in side.record.items()}
+    alone = look(judge, batch.row(index), neurons=False, record=record, float32=float32)
+    direction = _frozen(judge, side.final, readout).direction[index : index + 1]
+    work = _Layers(side.seen.row(index, width=width), alone, direction, torch.ones(1, width, 1, device=batch.device))
     for layer in range(judge.anatomy.n_layers):
         work.attention(layer, judge, judge)
     return float(torch.stack(work.rows["head_push"]).abs().max())

@@ -150,6 +150,7 @@ def _interval(cells: CellIntervals) -> Interval:
 
 
 def _limits(result: "HeadsResult") -> tuple[str, ...]:
+    inner = max(result.closing_error, result.region_error)
     own = [
         "Direct writes only, at sub-layer granularity (both models read the judge's stream before attention and before "
         "the MLP): what a tuned head causes in later layers is booked as pretraining.",
@@ -157,7 +158,8 @@ def _limits(result: "HeadsResult") -> tuple[str, ...]:
         "actual scale.",
         "A region is where a head takes its values from at that layer; earlier layers have already moved text about. "
         "Pattern, value and output parts are Shapley values of one head's own change.",
-        f"Parts add up to within {max(result.closing_error, result.region_error):.2g} {result.unit}.",
+        f"Heads, regions and neurons add up to their sub-layer within {inner:.2g}, sub-layers to the number read within "
+        f"{result.gap_error:.2g} {result.unit}.",
         "p-values: signs of whole clusters flipped, held against the largest head of each flip (Westfall and Young).",
     ]
     floor = result.meta.noise_floor

@@ -107,7 +107,8 @@ def test_parts_of_the_gap_add_up(result):
     np.testing.assert_allclose(whole, result.judge_gap, atol=1e-5)
     np.testing.assert_allclose(result.region_push.sum(-1), result.head_push, atol=1e-5)
     np.testing.assert_allclose(result.part_push.sum(-1), result.head_push, atol=1e-5)
-    assert max(result.closing_error, result.region_error) < 1e-5
+    assert max(result.closing_error, result.region_error, result.gap_error) < 1e-5
+    assert result.gap_error == pytest.approx(np.abs(whole - result.judge_gap).max())
 
 
 def test_heads_and_neurons_are_named_and_tested_on_different_items(result):
@@ -314,7 +315,7 @@ def test_choices_are_checked(pair):
     with pytest.raises(ParameterError, match="neurons"):
         split_heads(pair, ITEMS, neurons=-1)
     with pytest.raises(ParameterError, match="precision"):
-        split_heads(pair, ITEMS, precision="half")
+        runner._widened(pair, "half")
     with pytest.raises(ParameterError, match="order"):
         split_heads(pair, ITEMS, orders=())
 
