@@ -45,6 +45,26 @@ def test_both_ends_are_exact_to_the_bit_however_the_network_is_cut(pair, compone
     assert far(scaled_logits(pair, BATCH, scaling=on, ends="base"), base) > 1e-3
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "lora"])
+def test_with_equal_ends_either_model_may_be_the_outer_one(family):
+    """The inner model's blocks get its own masks, windows and tables, layer by layer."""
+    base = pair_of(family).base
+    noise = scaled_noise(0.2)
+
+    def in_blocks(name, parameter, generator):
+        return noise(name, parameter, generator) if "layers." in name or ".h." in name else torch.zeros_like(parameter)
+
+    options = {"tokenizer": byte_tokenizer(), "format": "pairwise", "doctor": False, "device": "cpu"}
+    pair = load_pair(base, tuned_copy(base, change=in_blocks), **options)
+    assert torch.equal(scaled_logits(pair, BATCH, alpha=0.0, ends="judge"), plain(pair.base))
+    assert torch.equal(scaled_logits(pair, BATCH, alpha=1.0, ends="base"), plain(pair.judge))
+    for component in CUTS:
+        scaling = Scaling(0.25, component=component, layers=(1, 2), spans=("question", "template"), elsewhere=1.0)
+        one, two = (scaled_logits(pair, BATCH, scaling=scaling, ends=ends) for ends in ("judge", "base"))
+        assert far(one, two) < 5e-5
+        assert far(one, plain(pair.judge)) > 1e-3
+
+
 def test_both_ends_are_exact_in_half_precision_too():
     base = tiny_model().bfloat16()
     judge = tuned_copy(base, change=scaled_noise(0.1))
