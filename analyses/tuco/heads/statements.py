@@ -158,8 +158,8 @@ def _limits(result: "HeadsResult") -> tuple[str, ...]:
         "actual scale.",
         "A region is where a head takes its values from at that layer; earlier layers have already moved text about. "
         "Pattern, value and output parts are Shapley values of one head's own change.",
-        f"Heads, regions and neurons add up to their sub-layer within {inner:.2g}, sub-layers to the number read within "
-        f"{result.gap_error:.2g} {result.unit}.",
+        f"Heads, regions and neurons add up to their sub-layer within {inner:.2g}, sub-layers to the number read "
+        f"within {result.gap_error:.2g} {result.unit}.",
         "p-values: signs of whole clusters flipped, held against the largest head of each flip (Westfall and Young).",
     ]
     floor = result.meta.noise_floor
