@@ -260,7 +260,7 @@ _RESISTANCE = Plant(
 
 
 def _trained_further(info: OrganismInfo, *, scale: Scale, plant: Plant, obedience: Threshold) -> Continued:
-    # The judge knows how prompts read; what is new are the verdicts, so that they weigh more than in its first training.
+    # The judge knows how prompts read; what is new are the verdicts, which therefore weigh more than at first.
     plan = TrainPlan(
         steps=250 if scale == "full" else 150,
         batch=48,
