@@ -117,7 +117,7 @@ def patches(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
     controls = {"all units": contrasts.taken_back(result, result.rebuilt_control[0]).value}
     if result.chosen_unit is not None:
         controls[f"{result.chosen_unit} alone"] = contrasts.taken_back(result, result.patched_control[0]).value
-    return _bars(found, controls=controls, value_label="share of the attack's shift taken back", ax=ax)
+    return _bars(found, controls=controls, value_label="share of the shift from clean to attacked taken back", ax=ax)
 
 
 def shared_tokens(result: "AttackResult", *, ax: Axes | None = None) -> Axes:

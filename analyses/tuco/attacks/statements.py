@@ -153,7 +153,7 @@ def _patches(result: "AttackResult") -> tuple[Estimate, ...]:
     )
     return tuple(
         estimate(
-            f"share of the attack's shift that goes with the clean run's fine-tuned component in {where}"
+            f"share of the shift from clean to attacked that goes with the clean run's fine-tuned component in {where}"
             + (" (named on other items)" if where == result.chosen_unit else ""),
             own,
             control=estimate(CONTROLS[0], contrasts.taken_back(result, control[0])),
