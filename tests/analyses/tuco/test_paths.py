@@ -10,7 +10,7 @@ from analyses.tuco.paths.quadrature import position, rule
 from analyses.tuco.readout import ExpectedScore, LabelGap
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import Component
-from workbench.judges import JudgeItem
+from workbench.judges import JudgeItem, load_items
 from workbench.pairs import Scaling, gated_stream, identical_pair, load_pair, random_delta_pair
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tiny_pair, tuned_copy
 
@@ -341,3 +341,18 @@ def test_a_block_that_doesnt_repeat_itself_is_refused():
 def test_what_cant_be_integrated_is_refused(options, message):
     with pytest.raises(ParameterError, match=message):
         attribute_paths(tiny_pair(), ITEMS[:2], **QUIET, **options)
+
+
+@pytest.mark.slow
+def test_the_demo_judge_is_attributed_completely_and_random_judges_like_it_are_not_findings():
+    pair, items = load_pair("demo"), load_items("demo:test", limit=12)
+    options = {"controls": 3, "control_items": 6, "batch_size": 24, "progress": False}
+    found = attribute_paths(pair, items, **options)
+    assert found.finding.found
+    assert np.abs(found.completeness_error).max() <= 1e-5
+    assert "toward the labelled answer" in found.finding.headline
+    shams = [
+        attribute_paths(random_delta_pair(pair, seed=seed), items, tolerance=1e-2, confirm=False, **options)
+        for seed in (50, 51, 52)
+    ]
+    assert not any(sham.finding.found for sham in shams), [sham.finding.headline for sham in shams]
