@@ -65,20 +65,26 @@ def region_means(prompt: PromptTokens, regions: Sequence[str]) -> dict[str, Floa
     """
     lies = np.array(prompt.regions)[prompt.measured]
     member = np.array([lies == name for name in regions], dtype=float)
-    counts = member.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = member / counts[:, None]  # 0/0: NaN in every mean of a region without tokens
     values = prompt.values
-    return {
-        "n_tokens": counts,
-        "finetuned_norm": mean @ values.finetuned_depth[:, -1],
-        "pretrained_norm": mean @ values.pretrained_depth[:, -1],
-        "alignment": mean @ values.alignment,
-        "finetuned_parts": mean @ values.finetuned_parts,
-        "pretrained_parts": mean @ values.pretrained_parts,
-        "finetuned_depth": mean @ values.finetuned_depth,
-        "pretrained_depth": mean @ values.pretrained_depth,
+    defined = ~np.isnan(values.alignment)  # where P or F is zero there is no angle
+    found = {
+        "finetuned_norm": _mean(member, values.finetuned_depth[:, -1]),
+        "pretrained_norm": _mean(member, values.pretrained_depth[:, -1]),
+        "alignment": _mean(member[:, defined], values.alignment[defined]),
+        "finetuned_parts": _mean(member, values.finetuned_parts),
+        "pretrained_parts": _mean(member, values.pretrained_parts),
+        "finetuned_depth": _mean(member, values.finetuned_depth),
+        "pretrained_depth": _mean(member, values.pretrained_depth),
     }
+    return {"n_tokens": member.sum(1), **found}
+
+
+def _mean(
+    member: Float[np.ndarray, "region token"], values: Float[np.ndarray, "token *unit"]
+) -> Float[np.ndarray, "region *unit"]:
+    counts = member.sum(1).reshape(-1, *(1,) * (values.ndim - 1))
+    sums = member @ values
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=np.broadcast_to(counts > 0, sums.shape))
 
 
 def completion_curve(prompt: PromptTokens, *, n_prompt: int) -> Float[np.ndarray, "side step"]:

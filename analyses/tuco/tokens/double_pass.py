@@ -5,7 +5,7 @@ so one double pass over prompt and completion gives what a double pass per prefi
 formed at real tokens only, a few tokens at a time; only the models' own activations are ever held whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,8 +23,11 @@ from workbench.tokens import TokenBatch
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _TOLERANCE_HALF = 5e-2
-_CHUNK = 32
-"""Tokens worked on at a time: all units of so many stay in a processor's cache, and P and F are never held whole."""
+_CHUNK, _CHUNK_CPU = 512, 32
+"""Tokens worked on at a time, so that P and F are never held whole; on a CPU, as many as stay in its cache."""
+
+Where = tuple[int, slice | Tensor]
+"""A row and some of its columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,11 +118,9 @@ def _double_pass(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, 
 def _shares(
     streams: _Streams, *, parts: Sequence[Unit], gauge: Gauge, chosen: Bool[Tensor, "prompt pos"], n_layers: int
 ) -> TokenShares:
-    rows, columns = chosen.to(streams.judge[parts[0].start].device).nonzero(as_tuple=True)
     summed = any(unit.component is not Component.RESID_POST for unit in parts)
     pieces: list[list[Tensor]] = []
-    for start in range(0, max(len(rows), 1), _CHUNK):
-        where = (rows[start : start + _CHUNK], columns[start : start + _CHUNK])
+    for where in _chunks(chosen):
         finetuned, pretrained = _writes(streams, where, parts=parts, gauge=gauge)
         totals = [writes.sum(0) for writes in (finetuned, pretrained)]
         if summed:
@@ -139,17 +140,33 @@ def _shares(
     )
 
 
+def _chunks(chosen: Bool[Tensor, "prompt pos"]) -> Iterator[Where]:
+    """Yield (row, columns) of a few chosen tokens at a time; neighbours as a slice, which copies nothing."""
+    size = _CHUNK_CPU if chosen.device.type == "cpu" else _CHUNK
+    if not bool(chosen.any()):
+        yield 0, slice(0, 0)
+    for row, mask in enumerate(chosen.cpu()):
+        for part in mask.nonzero()[:, 0].split(size):
+            if not len(part):
+                continue
+            first, last = int(part[0]), int(part[-1])
+            yield (row, slice(first, last + 1)) if last - first + 1 == len(part) else (row, part)
+
+
 def _writes(
-    streams: _Streams, where: tuple[Tensor, Tensor], *, parts: Sequence[Unit], gauge: Gauge
+    streams: _Streams, where: Where, *, parts: Sequence[Unit], gauge: Gauge
 ) -> tuple[Float[Tensor, "unit token d_model"], Float[Tensor, "unit token d_model"]]:
     """Return every unit's F and P at some tokens, weighted as the gauge says, upcast before subtracting."""
-    finetuned, pretrained = [], []
-    for unit in parts:
+    example = streams.judge[parts[0].end][where]
+    finetuned, pretrained = (example.new_empty(len(parts), *example.shape, dtype=torch.float32) for _ in range(2))
+    for k, unit in enumerate(parts):
         output = streams.base[unit.end][where].float()
-        whole = unit.component is Component.RESID_POST
-        finetuned.append(streams.judge[unit.end][where].float() - output)
-        pretrained.append(output - streams.judge[unit.start][where].float() if whole else output)
-    return gauge.weigh(torch.stack(finetuned)), gauge.weigh(torch.stack(pretrained))
+        torch.sub(streams.judge[unit.end][where].float(), output, out=finetuned[k])
+        if unit.component is Component.RESID_POST:
+            torch.sub(output, streams.judge[unit.start][where].float(), out=pretrained[k])
+        else:
+            pretrained[k] = output
+    return gauge.weigh(finetuned), gauge.weigh(pretrained)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -157,7 +174,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(sizes > 0, torch.einsum("td,td->t", a, b) / sizes, torch.nan)
 
 
-def _check_sum(streams: _Streams, where: tuple[Tensor, Tensor], total: Tensor, *, gauge: Gauge, n_layers: int) -> None:
+def _check_sum(streams: _Streams, where: Where, total: Tensor, *, gauge: Gauge, n_layers: int) -> None:
     """Refuse when the writes don't lead from the embedding to the final stream; only sub-layer outputs can fail."""
     first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
     final = streams.judge[last][where].float()

@@ -7,8 +7,9 @@ import torch
 from analyses.tuco.clamp import measure, to_numpy, units
 from analyses.tuco.shares import vector_norm
 from analyses.tuco.tokens import map_tokens
+from analyses.tuco.tokens.averages import PromptTokens, region_means
 from analyses.tuco.tokens.completions import PROMPT_END, START, VERDICT
-from analyses.tuco.tokens.double_pass import measure_tokens
+from analyses.tuco.tokens.double_pass import TokenShares, measure_tokens
 from analyses.tuco.tokens.gauge import Gauge
 from analyses.tuco.tokens.statements import concentrations
 from workbench.hooks import Component, Patch, Site
@@ -102,6 +103,21 @@ def test_scaled_writes_have_one_share_at_every_token(c):
         values = result.example_finetuned / (result.example_finetuned + result.example_pretrained)
         np.testing.assert_allclose(values[0, 0, : len(known)], c / (1 + c), atol=1e-6)
         np.testing.assert_allclose(result.alignment, 1.0, atol=1e-6)
+
+
+def test_a_token_without_an_angle_leaves_the_others_their_mean():
+    values = TokenShares(
+        alignment=np.array([np.nan, 0.5, 1.0]),
+        finetuned_parts=np.ones((3, 1)),
+        pretrained_parts=np.ones((3, 1)),
+        finetuned_depth=np.array([[1.0], [2.0], [4.0]]),
+        pretrained_depth=np.ones((3, 1)),
+    )
+    prompt = PromptTokens(regions=("start", "question", "question"), measured=np.ones(3, dtype=bool), values=values)
+    means = region_means(prompt, ("start", "question", "rubric"))
+    np.testing.assert_array_equal(means["alignment"], [np.nan, 0.75, np.nan])
+    np.testing.assert_array_equal(means["finetuned_norm"], [1.0, 3.0, np.nan])
+    np.testing.assert_array_equal(means["n_tokens"], [1, 2, 0])
 
 
 def test_only_the_tuned_block_wrote_anything_at_any_token():

@@ -151,6 +151,15 @@ def test_chosen_positions_have_the_values_they_have_among_all(pair):
         map_tokens(pair, ITEMS[:2], positions=["rubric"], **QUIET)
 
 
+def test_a_batch_without_any_chosen_token_has_none(pair):
+    items = [JudgeItem(item_id="r", question="q", reference="ref", answers=("a", "b"), label=0), *ITEMS[:2]]
+    for granularity in ("block", "sublayer"):
+        some = map_tokens(pair, items, positions=["reference"], granularity=granularity, batch_size=2, **QUIET)
+        assert some.regions == ("reference",)
+        assert np.isfinite(some.tuco[0]).all()
+        assert np.isnan(some.tuco[1:]).all()
+
+
 def test_leaving_controls_out_is_said_and_nothing_is_found(pair):
     result = map_tokens(pair, ITEMS[:3], **QUIET)
     assert any("controls=0" in what for what in result.meta.not_measured)
