@@ -26,6 +26,7 @@ from workbench.hooks import (
     HooksBackend,
     Patch,
     Site,
+    TailPlan,
     float32_blocks,
     last_tokens_only,
     shared_prefix_run,
@@ -228,6 +229,8 @@ def _clamp_both(
         ids=batch.ids.repeat(2, 1), mask=batch.mask.repeat(2, 1), prompt_ids=tuple(str(i) for i in range(2 * rows))
     )
     streams = {site: value.repeat(2, 1, 1) for site, value in record.items()}
+    if how.last_only:
+        TailPlan.of(judge.anatomy)  # its probe is one row, so it has to be made before rows are told apart
     with adapter_on_first_rows(judge.module, rows=rows):
         both = clamp(judge, twice, record=streams, read=read, column=column, how=how)
     return {s: x[:rows] for s, x in both.items()}, {s: x[rows:] for s, x in both.items()}

@@ -6,7 +6,7 @@ from workbench.hooks.anatomy import Anatomy, module_lock
 from workbench.hooks.doctor import Check
 from workbench.hooks.edits import Ablate, Custom, Edit, Patch, Scale, Steer, Subspace
 from workbench.hooks.executor import Executor, LogitsKept, Run
-from workbench.hooks.last_tokens import last_tokens_only
+from workbench.hooks.last_tokens import TailPlan, last_tokens_only
 from workbench.hooks.lens_backend import BridgeBackend
 from workbench.hooks.nnsight_backend import NNsightBackend
 from workbench.hooks.patterns import AttentionRun, attention_patterns, mixed_values
@@ -40,6 +40,7 @@ __all__ = [
     "Site",
     "Steer",
     "Subspace",
+    "TailPlan",
     "attention_patterns",
     "doctor",
     "float32_blocks",

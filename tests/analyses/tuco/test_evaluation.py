@@ -77,6 +77,12 @@ def test_a_run_by_the_shortcut_says_so_and_gives_the_same_numbers(kind):
         np.testing.assert_allclose(getattr(fast, name), getattr(full, name), atol=1e-5, err_msg=name)
 
 
+def test_an_adapter_pair_runs_without_the_numerics_step_too():
+    """The shortcut's plan is then first made inside the doubled batch."""
+    result = tuco.run(tiny_pair(kind="lora", seed=5), ITEMS, numerics=False, **QUIET)
+    assert result.shortcut_error <= 1e-6
+
+
 def test_a_shortcut_that_differs_is_given_up_and_said(monkeypatch):
     pair = tiny_pair()
     monkeypatch.setattr("analyses.tuco.runner.shortcut_error", lambda *_a, **_k: 0.5)
