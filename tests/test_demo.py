@@ -85,16 +85,19 @@ def test_shams_of_the_demo_are_no_finding(pair, items):
 
 
 @pytest.mark.parametrize("which", ["demo", "random gpt2"])
-def test_the_notebook_runs_thin_and_saves_its_result(which, tmp_path):
-    parameters = {"limit": 10, "out": str(tmp_path / "tuco"), "batch_size": 4}
+def test_the_notebook_runs_thin_and_saves_its_results(which, tmp_path):
+    parameters = {"limit": 10, "out": str(tmp_path / "tuco"), "batch_size": 4, "cuts": ["sublayer", 2]}
     if which != "demo":
         parameters |= _random_gpt2(tmp_path)
     done = run_notebook(NOTEBOOK, parameters, out=tmp_path / "tuco.ipynb")
-    assert len(tuco.TucoResult.load(tmp_path / "tuco").item_ids) == 10
+    assert len(tuco.TucoResult.load(tmp_path / "tuco" / "tuco").item_ids) == 10
+    saved = {"attacked", "heads", "levels", "paths", "scaling", "tokens", "tuco"}
+    known = {"attacked-injected", "attacked-sham"} if which == "demo" else set()
+    assert {p.name for p in (tmp_path / "tuco").iterdir()} == saved | known
     cells = json.loads(done.read_text())["cells"]
     shown = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
     pictures = [o for o in shown if "<svg" in "".join(o.get("data", {}).get("text/html", []))]
-    assert len(pictures) >= 7
+    assert len(pictures) >= 20
     assert not [o for o in shown if o["output_type"] == "error"]
 
 
