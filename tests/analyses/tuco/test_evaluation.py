@@ -52,6 +52,28 @@ def test_equal_models_give_exactly_nothing_by_the_shortcut(executors):
     assert not found.finetuned.any()
 
 
+@pytest.mark.parametrize("changed", ["mask", "rotary"])
+def test_the_base_keeps_its_own_mask_and_rotary_table(changed, tmp_path):
+    """Truth 15, for the mask too and under the shortcut: same weights, so that all of F is the configuration's."""
+    judge = saved_and_loaded("mistral", tmp_path)
+    config = copy.deepcopy(judge.config)
+    if changed == "mask":
+        config.sliding_window = 3
+    else:
+        config.rope_parameters["rope_theta"] = 50.0
+    base = type(judge)(config).eval()
+    base.load_state_dict(judge.state_dict())
+    anatomy = Anatomy.of(judge, tiny_tokenizer())
+    executors = [HooksBackend(m, anatomy) for m in (judge, base)]
+    parts = units("block", n_layers=anatomy.n_layers, parallel=False)
+    fast = measure(*executors, random_batch(), parts=parts, how=Evaluation(last_only=True))
+    full = measure(*executors, random_batch(), parts=parts)
+    assert fast.finetuned.abs().max() > 1e-2
+    torch.testing.assert_close(fast.finetuned, full.finetuned, atol=1e-5, rtol=1e-4)
+    itself = measure(executors[1], executors[1], random_batch(), parts=parts, how=Evaluation(last_only=True))
+    assert not itself.finetuned.any()
+
+
 def test_the_shortcut_is_refused_where_it_would_be_wrong():
     pair = tiny_pair()
     batch = pair.encode(ITEMS).batch([0, 1])
