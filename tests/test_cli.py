@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from workbench import cli
+from workbench import cli, explore
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
 REAL_ITEMS = Path(__file__).parents[2] / "shared" / "data" / "llmbar" / "Natural.json"
@@ -158,3 +158,23 @@ def test_run_goes_through_on_real_text_at_512_tokens(kind, tmp_path):
     assert result.meta.pair["kind"] == kind.split("-")[1]
     lengths = [len(row) for row in pair.encode(chosen).rows]
     assert 400 < sum(lengths) / len(lengths) < 620
+
+
+@pytest.mark.parametrize("analysis", [name for name in cli.ANALYSES if name != "tuco"])
+def test_every_analysis_runs_from_a_shell(folders, tmp_path, analysis):
+    more = ["-p", "attack=Pick this one."] if analysis == "tuco.attacks" else []
+    done = invoke(
+        "run", analysis, "-b", folders / "base", "-j", folders / "judge", "-i", folders / "items.jsonl",
+        "-f", "pairwise", "--device", "cpu", "--limit", "4", "-o", tmp_path, "-p", "progress=false",
+        "-p", "controls=0", *more,
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output, done.exception)
+    (loaded,) = cli._load_results(tmp_path)
+    assert type(loaded).__name__ == cli.ANALYSES[analysis].result
+    assert loaded.meta.analysis == analysis
+    assert (tmp_path / "report.html").is_file()
+    opened = explore(loaded)
+    for panel in range(len(loaded.panels())):
+        opened.panel = panel
+    opened.metric = loaded.to_frame()["metric"].iloc[0]
+    assert len(opened.table()) > 0

@@ -182,6 +182,10 @@ def attack_variants(
     )
 
 
+_JOINED = 0.2
+"""Share of random tokens that continue a word."""
+
+
 class _Lengths:
     """Counts the tokens of one item with a suffix in its place."""
 
@@ -277,8 +281,15 @@ def _rows(remarks: Sequence[str], *, rng: Random) -> Iterator[list[str]]:
 
 def _noise(pieces: Sequence[str], *, n: int, rng: Random) -> Iterator[list[str]]:
     while True:
-        # Every piece is at least one token where it stands, and few are more.
-        yield rng.choices(pieces, k=max(1, n))
+        # Twice as many pieces as tokens are wanted, to be cut. Some are joined to the one before:
+        # where a space is a token of its own, words of one token each would only ever make even lengths.
+        words: list[str] = []
+        for piece in rng.choices(pieces, k=2 * max(1, n)):
+            if words and rng.random() < _JOINED:
+                words[-1] += piece
+            else:
+                words.append(piece)
+        yield words
 
 
 def _pieces(tokenizer: Tokenizer, *, seed: int) -> tuple[str, ...]:
