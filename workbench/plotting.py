@@ -9,6 +9,7 @@ of the page. Colours are Okabe and Ito's, cividis, and a blue-to-orange scale wi
 import hashlib
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,7 +153,9 @@ def heatmap(
     with style():
         image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
         _label_cells(ax, rows=rows, columns=columns)
-        bar = ax.get_figure(root=True).colorbar(image, ax=ax, label=label_text(value_label), fraction=0.05, pad=0.02)  # pyright: ignore[reportOptionalMemberAccess]: axes in use have a figure
+        # A colour bar is as tall as its rows: what it measures is broken into lines that fit beside few of them.
+        label = textwrap.fill(label_text(value_label), max(20, round(3.2 * len(rows))))
+        bar = ax.get_figure(root=True).colorbar(image, ax=ax, label=label, fraction=0.05, pad=0.02)  # pyright: ignore[reportOptionalMemberAccess]: axes in use have a figure
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]: matplotlib's stub types outline as a patch factory
         _finish(ax, title=title, x_label=column_label, y_label=row_label)
     return ax
@@ -168,11 +171,16 @@ def _scale(values: np.ndarray, *, center: float | None, limits: tuple[float, flo
 
 
 def _label_cells(ax: Axes, *, rows: Sequence[object], columns: Sequence[object]) -> None:
-    # Past some forty labels they overlap: every n-th is drawn, the frame holds all of them.
-    steps = max(1, -(-len(columns) // 40)), max(1, -(-len(rows) // 40))
+    # Past some sixty labels they overlap: every n-th is drawn, the frame holds all of them.
+    steps = max(1, -(-len(columns) // 60)), max(1, -(-len(rows) // 60))
     names = [label_text(name) for name in columns]
-    ax.set_xticks(range(0, len(columns), steps[0]), names[:: steps[0]])
-    ax.set_yticks(range(0, len(rows), steps[1]), [label_text(name) for name in rows][:: steps[1]])
+    small = 7.5, 10.0
+    ax.set_xticks(range(0, len(columns), steps[0]), names[:: steps[0]], fontsize=small[len(columns) <= 40])
+    ax.set_yticks(
+        range(0, len(rows), steps[1]),
+        [label_text(name) for name in rows][:: steps[1]],
+        fontsize=small[len(rows) <= 40],
+    )
     if max(map(len, names), default=0) > 3:
         ax.tick_params(axis="x", labelrotation=60)
     ax.tick_params(length=0)
@@ -236,6 +244,7 @@ def bars(
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     controls: Mapping[str, float] | None = None,
+    control_label: str = "control",
     title: str = "",
     value_label: str = "",
     reference: float | None = 0.0,
@@ -247,6 +256,7 @@ def bars(
         values: Name to value, the first on top.
         intervals: Name to (low, high).
         controls: Name to the same number where nothing should be found.
+        control_label: What the controls are, in the legend.
         title: Shown above.
         value_label: What the bars measure, with its unit.
         reference: Where to draw the line of no effect; none when None.
@@ -266,10 +276,11 @@ def bars(
         for name, (low, high) in (intervals or {}).items():
             ax.plot([low, high], [rows[name]] * 2, color=INK, linewidth=2.2, solid_capstyle="butt")
         for index, (name, value) in enumerate((controls or {}).items()):
-            label = "control" if index == 0 else None
+            label = label_text(control_label) if index == 0 else None
             ax.plot([value] * 2, [rows[name] - 0.38, rows[name] + 0.38], color=PALETTE[5], linewidth=2.4, label=label)
         ax.set_yticks(list(rows.values()), [label_text(name) for name in names])
-        _legend(ax, count=2 if controls else 1)
+        if controls:
+            _legend_above(ax, title=title)
         _finish(ax, title=title, x_label=value_label)
     return ax
 
@@ -278,6 +289,8 @@ def strip(
     groups: Mapping[str, Numbers],
     *,
     controls: Mapping[str, Numbers] | None = None,
+    control_label: str = "control",
+    muted: Sequence[str] = (),
     title: str = "",
     value_label: str = "",
     reference: float | None = 0.0,
@@ -288,6 +301,8 @@ def strip(
     Args:
         groups: Name to values, one per item; NaN is left out.
         controls: Name to values of the same group's control.
+        control_label: What the controls are, in the legend.
+        muted: Groups that are controls themselves: drawn grey.
         title: Shown above.
         value_label: What the values are, with their unit.
         reference: Where to draw the line of no effect; none when None.
@@ -296,20 +311,22 @@ def strip(
     Raises:
         ParameterError: A control names no group.
     """
-    if unknown := set(controls or {}) - set(groups):
+    if unknown := {*(controls or {}), *muted} - set(groups):
         raise ParameterError("no such group.", argument="controls", got=sorted(unknown), allowed=list(groups))
     ax = ax or new_axes(height=1.2 + 0.6 * len(groups))
     with style():
         _reference(ax, reference, vertical=True)
+        colours = _colours(list(groups), controls=muted)
         for index, (name, values) in enumerate(groups.items()):
             row = len(groups) - 1 - index
-            label = "control" if index == 0 else None
+            label = label_text(control_label) if index == 0 else None
             if controls and name in controls:
                 _dots(ax, controls[name], at=row - 0.2, colour=CONTROL, label=label)
-            _dots(ax, values, at=row + (0.12 if controls else 0.0), colour=PALETTE[index % len(PALETTE)], label=None)
+            _dots(ax, values, at=row + (0.12 if controls else 0.0), colour=colours[name], label=None)
         ax.set_yticks(range(len(groups) - 1, -1, -1), [label_text(name) for name in groups])
         ax.set_ylim(-0.6, len(groups) - 0.4)
-        _legend(ax, count=2 if controls else 1)
+        if controls:
+            _legend_above(ax, title=title)
         _finish(ax, title=title, x_label=value_label)
     return ax
 
@@ -337,6 +354,14 @@ def _reference(ax: Axes, at: float | None, *, vertical: bool) -> None:
 def _legend(ax: Axes, *, count: int) -> None:
     if count > 1 and ax.get_legend_handles_labels()[1]:
         ax.legend(loc="best", ncols=1 if count < 6 else 2)
+
+
+def _legend_above(ax: Axes, *, title: str) -> None:
+    """Put the legend where it hides nothing: above the axes, unless a title stands there."""
+    if title:
+        ax.legend(loc="best")
+    else:
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
 
 
 def _finish(ax: Axes, *, title: str = "", x_label: str = "", y_label: str = "") -> None:

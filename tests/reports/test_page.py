@@ -115,6 +115,14 @@ def test_the_download_holds_the_whole_table(page):
     pd.testing.assert_frame_equal(frame, FakeResult().to_frame())
 
 
+def test_a_long_table_is_carried_compressed(monkeypatch):
+    monkeypatch.setattr(view, "PLAIN_LIMIT", 10)
+    link = next(a for tag, a in Page(Report(FakeResult()).html()).tags if tag == "a" and "download" in a)
+    assert link["download"].endswith(".csv.gz")
+    data = base64.b64decode(urllib.parse.unquote(link["href"]).split("base64,")[1])
+    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(data), compression="gzip"), FakeResult().to_frame())
+
+
 def test_a_table_too_large_to_carry_is_named(monkeypatch):
     monkeypatch.setattr(view, "DOWNLOAD_LIMIT", 10)
     page = Report(FakeResult()).html()

@@ -1,6 +1,7 @@
 """From a result to what the page shows: plain values and escaped pieces, made once and rendered many times."""
 
 import base64
+import gzip
 import pprint
 import shlex
 import sys
@@ -22,6 +23,9 @@ ROWS_SHOWN = 20
 
 DOWNLOAD_LIMIT = 4_000_000
 """Largest CSV (bytes) carried inside the page; a longer one is named, not carried."""
+
+PLAIN_LIMIT = 200_000
+"""Largest CSV (bytes) carried as it is; a longer one is compressed, which makes it some twenty times smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +190,10 @@ def _csv_uri(frame: "pd.DataFrame") -> str | None:
     data = frame.to_csv(index=False, lineterminator="\n").encode("utf-8", errors="backslashreplace")
     if len(data) > DOWNLOAD_LIMIT:
         return None
-    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode("ascii")
+    kind = "text/csv;charset=utf-8"
+    if len(data) > PLAIN_LIMIT:
+        kind, data = "application/gzip", gzip.compress(data, mtime=0)
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def model_sources(meta: RunMeta) -> dict[str, str]:
