@@ -14,6 +14,12 @@ from scipy import stats
 from workbench.errors import ParameterError
 
 RESAMPLES = 4000
+LEVEL = 0.05
+"""Error of a headline: over everything that it was chosen from together."""
+FLOORS = 3.0
+"""What is under so many noise floors may be rounding."""
+FEWEST_DRAWS = 3
+"""With fewer random changes nothing can be told from chance."""
 _EXACT_UP_TO = 16
 _ROUNDING = 1e-12
 
@@ -214,6 +220,39 @@ def further_draw(draws: Float[np.ndarray, " draw"], *, level: float = 0.95) -> t
         return float("nan"), float("nan")
     reach = stats.t.ppf(0.5 + level / 2, n - 1) * draws.std(ddof=1) * np.sqrt(1 + 1 / n)
     return float(draws.mean() - reach), float(draws.mean() + reach)
+
+
+class Chance(NamedTuple):
+    """Where one more random change would fall, and how unlikely it is to fall as far out as the effect."""
+
+    value: float
+    """Mean of the draws."""
+    low: float
+    """Lower end of the 95% prediction interval."""
+    high: float
+    """Upper end."""
+    p: float
+    """Two-sided p-value of the effect as a further draw; 1 with too few draws."""
+
+
+def against_draws(effect: float, draws: Float[np.ndarray, " draw"]) -> Chance:
+    """Hold an effect against random draws: Student's prediction of one more draw.
+
+    One random change moves every item the same way, so that items alone can't tell an effect from
+    chance; only several changes show how far chance goes.
+
+    Args:
+        effect: Value of the real change.
+        draws: Values of the random ones.
+    """
+    mean = float(draws.mean()) if len(draws) else np.nan
+    if len(draws) < FEWEST_DRAWS:
+        return Chance(mean, np.nan, np.nan, 1.0)
+    low, high = further_draw(draws)
+    spread = float(draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws)))
+    if spread == 0.0:
+        return Chance(mean, low, high, float(effect == mean))
+    return Chance(mean, low, high, float(2 * stats.t.sf(abs(effect - mean) / spread, len(draws) - 1)))
 
 
 def auc_interval(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.judged import JudgedResult
+from analyses.metrics import FLOORS
 from analyses.tuco import figures, shares, statements, table
 from workbench.results import Finding, Panel
 
@@ -146,7 +147,7 @@ class TucoResult(JudgedResult):
     def under_floor(self) -> Bool[np.ndarray, "item order"]:
         """Return where TuCo is under three noise floors, so that it may be rounding; nowhere when none was measured."""
         floor = self.meta.noise_floor
-        return np.zeros(self.tuco.shape, dtype=bool) if floor is None else self.tuco < statements.FLOORS * floor
+        return np.zeros(self.tuco.shape, dtype=bool) if floor is None else self.tuco < FLOORS * floor
 
     @property
     def preco(self) -> Float[np.ndarray, "item order"]:

@@ -3,20 +3,16 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from analyses.judged import estimate
-from analyses.metrics import Interval
+from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, Interval, further_draw
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
     from analyses.tuco.result import TucoResult
 
-DECISION_LEVEL = 0.975
+DECISION_LEVEL = 1 - LEVEL / 2
 """Coverage of the two intervals that decide whether anything was found: 95% together (Bonferroni)."""
-FLOORS = 3.0
-"""A TuCo under so many noise floors may be rounding."""
-_FEWEST_DRAWS = 3
 
 
 def finding(result: "TucoResult") -> Finding:
@@ -67,8 +63,8 @@ def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarr
         null = estimate("a random change of equal norm", result.mean(mean), unit=result.unit)
         draws = np.array([result.mean(draw).value for draw in control])
         same_items = result.mean(np.where(np.isnan(mean), np.nan, own)).value
-        if len(draws) >= _FEWEST_DRAWS:
-            low, high = _further_draw(draws, level=0.95)
+        if len(draws) >= FEWEST_DRAWS:
+            low, high = further_draw(draws, level=0.95)
             null = Estimate(
                 name=f"where 95% of random changes of equal norm fall ({len(draws)} drawn)",
                 value=float(draws.mean()),
@@ -77,16 +73,10 @@ def _compare(result: "TucoResult", name: str, own: np.ndarray, control: np.ndarr
                 n=null.n,
                 unit=result.unit,
             )
-            low, high = _further_draw(draws, level=DECISION_LEVEL)
+            low, high = further_draw(draws, level=DECISION_LEVEL)
             outside = not low <= same_items <= high
             decides = outside and result.mean(own - mean, level=DECISION_LEVEL).excludes(0.0)
     return name, estimate(f"push of fine-tuning {name}", result.mean(own), unit=result.unit, control=null), decides
-
-
-def _further_draw(draws: np.ndarray, *, level: float) -> tuple[float, float]:
-    """Return the Student prediction interval of one more draw."""
-    reach = stats.t.ppf(0.5 + level / 2, len(draws) - 1) * draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws))
-    return float(draws.mean() - reach), float(draws.mean() + reach)
 
 
 def _headline(result: "TucoResult", found: list[str]) -> str:
@@ -105,8 +95,8 @@ def _headline(result: "TucoResult", found: list[str]) -> str:
 def _nothing(result: "TucoResult", *, loud: bool) -> str:
     if not loud:
         return f"Nothing found: TuCo is within {FLOORS:g} noise floors of rounding on these prompts."
-    if len(result.control_push) < _FEWEST_DRAWS:
-        return f"Nothing found: it takes {_FEWEST_DRAWS} random changes or more to tell a push from chance (controls)."
+    if len(result.control_push) < FEWEST_DRAWS:
+        return f"Nothing found: it takes {FEWEST_DRAWS} random changes or more to tell a push from chance (controls)."
     return (
         "Nothing found: fine-tuning changed the stream, but pushed the verdict neither toward the labelled answer nor "
         "toward a slot "

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float
 
-from analyses.metrics import Interval, auc_interval, further_draw, holm, share_interval, sign_flip_test
+from analyses.metrics import (
+    FEWEST_DRAWS,
+    LEVEL,
+    Interval,
+    auc_interval,
+    further_draw,
+    holm,
+    share_interval,
+    sign_flip_test,
+)
 
 if TYPE_CHECKING:
     from analyses.tuco.attacks.result import AttackResult
@@ -24,12 +33,6 @@ VARIANTS: tuple[Variant, ...] = ("clean", "attack", "benign", "random")
 
 MEASURES: tuple[Measure, ...] = ("tuco", "verdict_push", "verdict_gap")
 """What is tested, one family: TuCo, push of fine-tuning and the judge's gap, both toward the carrier."""
-
-LEVEL = 0.05
-"""Largest adjusted p that counts."""
-
-FEWEST_DRAWS = 3
-"""Random judges it takes to know how far one more would go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Effect:
 
     @property
     def holds(self) -> bool:
-        """Whether the adjusted p is below :data:`LEVEL` and the interval excludes 0."""
+        """Whether the adjusted p is below :data:`~analyses.metrics.LEVEL` and the interval excludes 0."""
         return self.adjusted < LEVEL and self.interval.excludes(0.0)
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.judged import estimate
-from analyses.metrics import Interval
+from analyses.metrics import FEWEST_DRAWS, LEVEL, Interval
 from analyses.tuco.attacks import contrasts
-from analyses.tuco.attacks.contrasts import FEWEST_DRAWS, LEVEL, MEASURES, Effect, Measure, Variant
+from analyses.tuco.attacks.contrasts import MEASURES, Effect, Measure, Variant
 from analyses.tuco.attacks.patching import CONTROLS
 from workbench.results import Estimate, Finding
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from analyses.judged import JudgedResult
+from analyses.metrics import FLOORS, LEVEL
 from analyses.tuco.heads import figures, statements, table
 from analyses.tuco.heads.inference import CellIntervals, cell_intervals
 from analyses.tuco.heads.views import DECIDING
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-LEVEL = 0.05
-"""Family-wise error over the heads of all deciding views together."""
-FLOORS = 3.0
-"""A push under this many noise floors isn't told from rounding."""
 _IO, _IOL, _IOLH = ("item", "order"), ("item", "order", "layer"), ("item", "order", "layer", "head")
 _CELL = ("view", "layer", "head")
 

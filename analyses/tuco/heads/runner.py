@@ -22,9 +22,8 @@ from typing import Any, Literal
 import numpy as np
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
-from analyses.metrics import further_draw
+from analyses.metrics import FEWEST_DRAWS, further_draw
 from analyses.tuco.clamp import to_numpy
-from analyses.tuco.draws import FEWEST_DRAWS
 from analyses.tuco.heads.glimpse import computes_in_half
 from analyses.tuco.heads.inference import cell_intervals, family_p
 from analyses.tuco.heads.naming import name_strongest, sum_neurons, try_named

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from analyses.judged import estimate
-from analyses.metrics import Interval
+from analyses.metrics import FLOORS, Interval
 from analyses.tuco.heads import figures
 from analyses.tuco.heads.inference import CellIntervals
 from analyses.tuco.heads.views import VIEWS
@@ -13,8 +13,6 @@ from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
     from analyses.tuco.heads.result import HeadsResult
-
-_FLOORS = 3.0
 
 
 def finding(result: "HeadsResult") -> Finding:
@@ -164,8 +162,8 @@ def _limits(result: "HeadsResult") -> tuple[str, ...]:
     ]
     floor = result.meta.noise_floor
     if floor is not None:
-        under = int((np.abs(result.head_push) < _FLOORS * floor).mean() * 100)
+        under = int((np.abs(result.head_push) < FLOORS * floor).mean() * 100)
         own.append(
-            f"Noise floor of a head's push {floor:.2g} {result.unit}; {under}% of pushes lie under {_FLOORS:g} floors."
+            f"Noise floor of a head's push {floor:.2g} {result.unit}; {under}% of pushes lie under {FLOORS:g} floors."
         )
     return (*own, *(f"Not measured: {what}" for what in result.meta.not_measured))

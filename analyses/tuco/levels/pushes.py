@@ -7,11 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.judged import JudgedResult
-from analyses.metrics import Interval, holm, sign_flip_test
-from analyses.tuco.draws import Chance
-
-LEVEL = 0.05
-"""Holm-adjusted level over all comparisons of a result."""
+from analyses.metrics import Chance, Interval, holm, sign_flip_test
 
 TOWARD_LABEL, TOWARD_FIRST_SLOT = "toward the labelled answer", "toward the first slot"
 

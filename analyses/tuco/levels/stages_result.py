@@ -10,9 +10,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from analyses.judged import JudgedResult, estimate
-from analyses.metrics import Interval
-from analyses.tuco.draws import FEWEST_DRAWS, against_draws
-from analyses.tuco.levels.pushes import LEVEL, UNTOLD, PushTest, adjusted, over_items, ways
+from analyses.metrics import FEWEST_DRAWS, LEVEL, Interval, against_draws
+from analyses.tuco.levels.pushes import UNTOLD, PushTest, adjusted, over_items, ways
 from workbench import plotting
 from workbench.results import Estimate, Finding, Panel, tidy
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from analyses.judged import estimate
-from analyses.metrics import Interval, further_draw
+from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, Interval, further_draw
 from analyses.tuco.heads.inference import CellIntervals, family_p
 from analyses.tuco.heads.views import DECIDING, VIEWS
 from workbench.results import Estimate, Finding
@@ -15,11 +15,6 @@ from workbench.results import Estimate, Finding
 if TYPE_CHECKING:
     from analyses.tuco.paths.result import PathsResult
 
-LEVEL = 0.05
-"""Family-wise error over all units and regions of all deciding views together."""
-FLOORS = 3.0
-"""An attribution under this many noise floors isn't told from rounding."""
-_FEWEST_DRAWS = 3
 _BOUND_LEVEL = 0.95
 """Two-sided, so that the upper end, which alone decides, is exceeded by chance in 2.5%."""
 _IN_HALF = (
@@ -66,7 +61,7 @@ def places(result: "PathsResult", view: str) -> dict[Kind, Places]:
     p = family_p(both, clusters=result.clusters, seed=result.meta.seed)
     drawn = [_marginals(result, draw, view) for draw in result.control_attribution]
     largest = np.array([max(np.abs(draw["unit"]).max(), np.abs(draw["region"]).max()) for draw in drawn])
-    bound = further_draw(largest, level=_BOUND_LEVEL)[1] if len(drawn) >= _FEWEST_DRAWS else float("nan")
+    bound = further_draw(largest, level=_BOUND_LEVEL)[1] if len(drawn) >= FEWEST_DRAWS else float("nan")
     measured = ~np.isnan(result.control_attribution.sum(axis=(0, 2, 3, 4)))
     same = _marginals(result, np.where(measured[:, None, None, None], result.attribution, np.nan), view)
     deciding = [name for name in result.views if name in DECIDING]

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from analyses.judged import estimate
-from analyses.metrics import Interval, further_draw
-from analyses.tuco.draws import FEWEST_DRAWS
+from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, Interval, further_draw
 from analyses.tuco.scaling import measures
 from analyses.tuco.scaling.measures import Measure
 from analyses.tuco.scaling.regions import WEIGHTS
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
 WAYS = (measures.MARGIN, measures.POSITION, measures.LENGTH_SLOPE)
 """What scaling fine-tuning may move; the first that differ from random changes make the finding."""
-DECISION_LEVEL = 1 - 0.05 / len(WAYS)
+DECISION_LEVEL = 1 - LEVEL / len(WAYS)
 """Coverage of each of the intervals that decide: 95% together (Bonferroni)."""
-_FLOORS = 3.0
 
 
 class Change(NamedTuple):
@@ -58,7 +56,7 @@ def _flat(result: "ScalingResult") -> str:
     largest = float(np.nan_to_num(np.abs(result.gap - result.judge_gap)).max())
     if largest == 0.0:
         return "to the bit"
-    return "within rounding" if largest <= _FLOORS * (result.meta.noise_floor or 0.0) else ""
+    return "within rounding" if largest <= FLOORS * (result.meta.noise_floor or 0.0) else ""
 
 
 def change(result: "ScalingResult", measure: Measure, *, curve: int = 0) -> Change:
@@ -295,10 +293,10 @@ def _noise_words(result: "ScalingResult") -> tuple[str, ...]:
     floor = result.meta.noise_floor
     if floor is None:
         return ()
-    low = int((np.abs(result.content()[0, result.at_one]) < _FLOORS * floor).sum())
+    low = int((np.abs(result.content()[0, result.at_one]) < FLOORS * floor).sum())
     return (
         f"Rounding moves a gap by up to {floor:.2g} logits here; {low} of {len(result.item_ids)} items have a margin "
-        f"below {_FLOORS:g} times that at alpha 1.",
+        f"below {FLOORS:g} times that at alpha 1.",
     )
 
 

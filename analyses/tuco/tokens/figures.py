@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.metrics import Interval
-from analyses.tuco.tokens.statements import LEVEL, Concentration, concentrations, pooled
+from analyses.metrics import LEVEL, Interval
+from analyses.tuco.tokens.statements import Concentration, concentrations, pooled
 from workbench import plotting
 
 if TYPE_CHECKING:

@@ -7,17 +7,13 @@ from jaxtyping import Float
 from scipy import stats
 
 from analyses.judged import estimate
-from analyses.metrics import RESAMPLES, Interval, holm
-from analyses.tuco.draws import FEWEST_DRAWS, Chance, against_draws
+from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, RESAMPLES, Chance, Interval, against_draws, holm
 from analyses.tuco.tokens.completions import START
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
     from analyses.tuco.tokens.result import TokenMapResult
 
-LEVEL = 0.05
-"""Holm-adjusted level over the regions."""
-_FLOORS = 3.0
 _SAME = 1e-4
 """Relative spread over items under which a region's share counts as the same in all of them."""
 
@@ -203,7 +199,7 @@ def _nothing(result: "TokenMapResult", tests: tuple[Concentration, ...], *, loud
     if not np.nan_to_num(result.finetuned_norm).any():
         return "Nothing found: fine-tuning wrote exactly nothing at any token."
     if not loud:
-        return f"Nothing found: TuCo is within {_FLOORS:g} noise floors of rounding on these tokens."
+        return f"Nothing found: TuCo is within {FLOORS:g} noise floors of rounding on these tokens."
     if len(result.control_finetuned_norm) < FEWEST_DRAWS:
         return f"Nothing found: it takes {FEWEST_DRAWS} random changes or more to tell a region from chance (controls)."
     if all(test.own.n < 2 for test in tests):
@@ -216,7 +212,7 @@ def _nothing(result: "TokenMapResult", tests: tuple[Concentration, ...], *, loud
 
 def _above_noise(result: "TokenMapResult") -> bool:
     floor = result.meta.noise_floor
-    return floor is None or bool(_overall(result).value > _FLOORS * floor)
+    return floor is None or bool(_overall(result).value > FLOORS * floor)
 
 
 def _limits(result: "TokenMapResult") -> tuple[str, ...]:
