@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from workbench.judges import load_items
     from workbench.pairs import Pair, load_pair
     from workbench.reports import Report, run_notebook
-    from workbench.widgets import Selection, explore
+    from workbench.widgets import Selection, explore, show
 
 _HOMES = {
     "Pair": "workbench.pairs",
@@ -21,9 +21,10 @@ _HOMES = {
     "load_items": "workbench.judges",
     "load_pair": "workbench.pairs",
     "run_notebook": "workbench.reports",
+    "show": "workbench.widgets",
 }
 
-__all__ = ["Pair", "Report", "Selection", "explore", "load_items", "load_pair", "run_notebook"]
+__all__ = ["Pair", "Report", "Selection", "explore", "load_items", "load_pair", "run_notebook", "show"]
 
 
 def __getattr__(name: str) -> Any:
