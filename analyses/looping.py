@@ -14,6 +14,9 @@ from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
 from workbench.pairs import Pair
 from workbench.tokens import TokenBatch
 
+FEWEST_TO_CONFIRM = 8
+"""Independent items from which on something is named on one half and tested on the other."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Prompts:

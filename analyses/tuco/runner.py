@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import FEWEST_TO_CONFIRM, Prompts, check_least, interruptible, progress_bar
 from analyses.tuco.clamp import (
     Evaluation,
     Granularity,
@@ -55,9 +55,6 @@ from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, Switch, can_mix, one_resident, random_delta_pair, run_meta
 from workbench.tokens import TokenBatch
-
-FEWEST_TO_CONFIRM = 8
-"""Independent items it takes to name a unit on one half and test it on the other."""
 
 RECORD_BYTES = 2**30
 """How much of the judge's stream waits for the base, with one model resident at a time."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import FEWEST_TO_CONFIRM, Prompts, check_least, interruptible, progress_bar
 from analyses.tuco import shares
 from analyses.tuco.attacks.contrasts import VARIANTS, Variant
 from analyses.tuco.attacks.patching import CONTROLS, AttackedRun, null_error, patched_gaps
@@ -34,7 +34,6 @@ from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.judges.variants import AttackVariants, Carrier, attack_variants
 from workbench.pairs import Pair, random_delta_pair, run_meta
 
-_FEWEST_TO_PATCH = 8
 _STORED = ("finetuned_norm", "pretrained_norm", "finetuned_parts", "judge_gap", "base_gap", "finetuned_push",
            "pretrained_push")  # fmt: skip
 
@@ -162,7 +161,7 @@ class _Work:
             name: Prompts.of(pair, getattr(variants, name), orders=orders) for name in VARIANTS
         }
         clean = prompts["clean"]
-        halves = clean.halves(seed=seed) if clean.n_clusters >= _FEWEST_TO_PATCH else (range(len(clean)), ())
+        halves = clean.halves(seed=seed) if clean.n_clusters >= FEWEST_TO_CONFIRM else (range(len(clean)), ())
         sizes = {"variant": len(VARIANTS), "item": len(clean), "order": len(clean.orders), "unit": len(parts)}
         sizes |= {"draw": draws, "control": len(CONTROLS)}
         arrays = {
@@ -208,7 +207,7 @@ def _measure_items(work: _Work, *, patch: bool, progress: bool) -> None:
     """Step 2 on every item, step 3 on the second half."""
     judge, base = work.pair.executor("judge"), work.pair.executor("base")
     if not patch or not work.second:
-        why = "patch=False" if not patch else f"fewer than {_FEWEST_TO_PATCH} independent items"
+        why = "patch=False" if not patch else f"fewer than {FEWEST_TO_CONFIRM} independent items"
         work.clean.notes.append(f"attacked runs with the clean run's fine-tuned component ({why}).")
     with progress_bar(len(work.clean), title="attack and clean", shown=progress) as bar:
         for batches, patching in ((work.first, False), (work.second, patch)):

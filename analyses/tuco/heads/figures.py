@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.tuco.heads.views import VIEWS
+from analyses.tuco.views import VIEWS
 from workbench import plotting
 from workbench.errors import ParameterError
 
@@ -67,10 +67,8 @@ def region_bars(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> 
 def regions_in(result: "HeadsResult", view: str) -> tuple[tuple[str, ...], np.ndarray, list[np.ndarray]]:
     """Return region names of a view, the push of all heads by region, and that of each control draw."""
     whole = result.region_push.sum((2, 3))
-    if view != "content":
-        return result.regions, whole, list(result.control_region_push)
-    names, values = result.by_role(whole)
-    return names, values, [result.by_role(draw)[1] for draw in result.control_region_push]
+    names, values = result.in_view(whole, view)
+    return names, values, [result.in_view(draw, view)[1] for draw in result.control_region_push]
 
 
 def part_bars(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> Axes:

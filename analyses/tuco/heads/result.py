@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyses.judged import JudgedResult
 from analyses.metrics import FLOORS, LEVEL
 from analyses.tuco.heads import figures, statements, table
-from analyses.tuco.heads.inference import CellIntervals, cell_intervals
-from analyses.tuco.heads.views import DECIDING
+from analyses.tuco.views import DECIDING, ViewedResult
 from workbench.results import Finding, Panel
 
 if TYPE_CHECKING:
@@ -24,31 +22,21 @@ _CELL = ("view", "layer", "head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class HeadsResult(JudgedResult):
+class HeadsResult(ViewedResult):
     """Signed verdict TuCo by layer, head and token region, at sub-layer granularity and the last prompt token.
 
     A push is a part of the judge's verdict logit gap, first slot minus second slot as shown (or of a score or reward).
     Arrays are NaN where something was not measured; ``meta.not_measured`` says why.
     """
 
-    choices: tuple[str, ...]
-    """Text of the two verdict labels whose logits make the gap; empty when something else is read."""
-    unit: str
-    """Unit of everything that is called a push or a gap."""
     n_layers: int
     """Number of blocks."""
     n_heads: int
     """Query heads per block."""
-    regions: tuple[str, ...]
-    """Names of the token regions heads take from; innermost spans, by slot as shown."""
     parts: tuple[str, ...]
     """What a head's change is split into: pattern, value, output."""
-    views: tuple[str, ...]
-    """Orientations measured, keys of ``VIEWS``."""
     named_head: tuple[int, int] | None
     """(layer, head) named on one half of the items and confirmed on the other."""
-    named_view: str
-    """View in which the named head pushed hardest, a key of ``VIEWS``."""
     other_head: tuple[int, int] | None
     """(layer, head) drawn at random for comparison."""
     judge_gap: Float[np.ndarray, "item order"]
@@ -158,21 +146,6 @@ class HeadsResult(JudgedResult):
         """Return what the run says, verdict first."""
         return statements.finding(self)
 
-    def oriented(self, values: Float[np.ndarray, "item order *cell"], view: str) -> Float[np.ndarray, "item *cell"]:
-        """Return a view of a push: its content part (NaN without a label) or its position part, mean over orders.
-
-        Args:
-            values: Any array of this result whose first axes are item and order.
-            view: A key of ``VIEWS``.
-        """
-        if view != "content":
-            return values.mean(1)
-        return (values * self.slot_sign().reshape(*values.shape[:2], *[1] * (values.ndim - 2))).mean(1)
-
-    def cells(self, values: Float[np.ndarray, "item order *cell"], view: str) -> CellIntervals:
-        """Return the mean of every cell in a view, with intervals over clusters of items."""
-        return cell_intervals(self.oriented(values, view), clusters=self.clusters, seed=self.meta.seed)
-
     def passing(self, view: str) -> Bool[np.ndarray, "layer head"]:
         """Return which heads pass both tests of a view: over items, and beyond random changes and rounding.
 
@@ -188,28 +161,6 @@ class HeadsResult(JudgedResult):
         size: np.ndarray = np.abs(self.cells(same_items, view).value)
         loud = size > FLOORS * (self.meta.noise_floor or 0.0)
         return (self.head_p[index] < level) & (size > self.head_bound[index]) & loud
-
-    def by_role(
-        self, values: Float[np.ndarray, "item order *cell region"]
-    ) -> tuple[tuple[str, ...], Float[np.ndarray, "item order *cell region"]]:
-        """Return regions by role in place of slot: the labelled answer and the other one.
-
-        Args:
-            values: Any array whose first axes are item and order and whose last is region.
-
-        Returns:
-            Names of the regions, and the values in that order; unchanged where a format shows no two answers.
-        """
-        if not {"answer_a", "answer_b"} <= set(self.regions):
-            return self.regions, values
-        a, b = self.regions.index("answer_a"), self.regions.index("answer_b")
-        names = list(self.regions)
-        names[a], names[b] = "labelled answer", "other answer"
-        second = (self.slot_sign() < 0).reshape(*values.shape[:2], *[1] * (values.ndim - 3))
-        out = values.copy()
-        out[..., a] = np.where(second, values[..., b], values[..., a])
-        out[..., b] = np.where(second, values[..., a], values[..., b])
-        return tuple(names), out
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the tidy table: heads, regions, parts and MLPs by view, heads and sums by item and order."""

@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analyses.cells import cell_intervals, family_p
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.metrics import FEWEST_DRAWS, further_draw
 from analyses.tuco.clamp import to_numpy
 from analyses.tuco.heads.glimpse import computes_in_half
-from analyses.tuco.heads.inference import cell_intervals, family_p
 from analyses.tuco.heads.naming import name_strongest, sum_neurons, try_named
 from analyses.tuco.heads.result import HeadsResult
 from analyses.tuco.heads.split import PARTS, HeadSplit, rounding_push

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from analyses.cells import CellIntervals
 from analyses.judged import estimate
 from analyses.metrics import FLOORS, Interval
 from analyses.tuco.heads import figures
-from analyses.tuco.heads.inference import CellIntervals
-from analyses.tuco.heads.views import VIEWS
+from analyses.tuco.views import VIEWS
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _strongest(result: "HeadsResult", view: str) -> _Cell:
 def _sentence(result: "HeadsResult", view: str, cell: _Cell) -> str:
     count = int(result.passing(view).sum())
     names, _, _ = figures.regions_in(result, view)
-    regions = result.by_role(result.region_push)[1] if view == "content" else result.region_push
+    regions = result.in_view(result.region_push, view)[1]
     taken = result.cells(regions[:, :, cell.layer, cell.head], view).value
     parts = result.cells(result.part_push[:, :, cell.layer, cell.head], view).value
     sign = np.sign(cell.value)

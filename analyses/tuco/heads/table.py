@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.tuco.heads.inference import CellIntervals
-from analyses.tuco.heads.views import VERDICT_TOKEN
+from analyses.cells import CellIntervals
 from workbench.results import tidy
 
 if TYPE_CHECKING:
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
 
 HEAD, ATTENTION, MLP = "z", "attn_out", "mlp_out"
 """Values of the ``component`` column; single neurons are ``neuron 17``."""
+
+_VERDICT_TOKEN = "verdict token"  # noqa: S105 - a place in the prompt
+"""Where biases and MLPs write from: they take from no other token."""
 
 
 def frame(result: "HeadsResult") -> "pd.DataFrame":
@@ -33,7 +35,7 @@ def frame(result: "HeadsResult") -> "pd.DataFrame":
 
 
 def _over_items(result: "HeadsResult", view: str) -> "list[pd.DataFrame]":
-    names, regions = result.by_role(result.region_push) if view == "content" else (result.regions, result.region_push)
+    names, regions = result.in_view(result.region_push, view)
     index = result.views.index(view)
     heads = result.cells(result.head_push, view)
     blocks = [
@@ -72,7 +74,7 @@ def _block(
             **_axes(("layer", result.n_layers)),
             **_columns(result.cells(values, view)),
             "component": component,
-            "span": VERDICT_TOKEN,
+            "span": _VERDICT_TOKEN,
             "metric": f"{view}_push",
             "control": drawn,
         }
@@ -87,7 +89,7 @@ def _neurons(result: "HeadsResult", view: str) -> "pd.DataFrame":
             "layer": np.repeat(np.arange(result.n_layers), result.neuron_ids.shape[1]),
             **cells,
             "component": np.array([f"neuron {k}" for k in result.neuron_ids.ravel()], dtype=object),
-            "span": VERDICT_TOKEN,
+            "span": _VERDICT_TOKEN,
             "metric": f"{view}_push",
             "control": np.repeat(random, result.neuron_ids.shape[1]),
         }

@@ -8,16 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.looping import Prompts
+from analyses.looping import FEWEST_TO_CONFIRM, Prompts
 from analyses.tuco.heads.glimpse import Glimpse
 from analyses.tuco.heads.split import HeadSplit, split_batch
-from analyses.tuco.heads.views import views_of
 from analyses.tuco.readout import LabelGap, Readout
+from analyses.tuco.views import oriented, views_of
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.tokens import TokenBatch
-
-FEWEST_TO_CONFIRM = 8
-"""Independent items from which on something is named on one half and tested on the other."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -159,5 +156,4 @@ class HeadWork:
     def oriented(self, values: np.ndarray, view: str, items: Sequence[int] | None = None) -> np.ndarray:
         """Return a view of pushes ``[item, order, ...]`` of some items (all of them by default)."""
         sign = self.prompts.label_sign if items is None else self.prompts.label_sign[list(items)]
-        sign = sign if view == "content" else np.ones_like(sign)
-        return (values * sign.reshape(*sign.shape, *[1] * (values.ndim - 2))).mean(1)
+        return oriented(values, view, sign=sign)

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.tuco.heads.views import VIEWS
 from analyses.tuco.paths import statements
+from analyses.tuco.views import VIEWS
 from workbench import plotting
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from analyses.judged import JudgedResult, finding_html
-from analyses.tuco.heads.inference import CellIntervals, cell_intervals
+from analyses.judged import finding_html
 from analyses.tuco.paths import figures, statements, table
-from analyses.tuco.tokens.figures import runs
+from analyses.tuco.strips import place_of, runs
+from analyses.tuco.views import ViewedResult
 from workbench import html
 from workbench.errors import ParameterError
 from workbench.results import Finding, Panel
@@ -26,7 +26,7 @@ _CELLS = (*_IO, "unit", "region")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class PathsResult(JudgedResult):
+class PathsResult(ViewedResult):
     """The change of each verdict gap that fine-tuning made, split among writes and tokens along the path from base.
 
     Verdict gaps are first slot minus second slot as shown. For each prompt ``attribution`` summed over units and
@@ -34,12 +34,8 @@ class PathsResult(JudgedResult):
     ``completeness_error``. Arrays are NaN where something was not measured; ``meta.not_measured`` says why.
     """
 
-    choices: tuple[str, ...]
-    """Text of the two verdict labels whose logits make the gap; empty where another number is read."""
     readout: str
     """What is read; written as a gap below, whatever it is."""
-    unit: str
-    """Unit of what is read."""
     units: tuple[str, ...]
     """Label of each write that is scaled along the path, e.g. ``block 3`` or ``attn 3``."""
     unit_layers: tuple[int, ...]
@@ -48,16 +44,10 @@ class PathsResult(JudgedResult):
     """``resid_post`` for whole blocks, ``attn_out`` or ``mlp_out`` for sub-layers."""
     granularity: str
     """``block`` or ``sublayer``: what is scaled along the path; attributions depend on it."""
-    regions: tuple[str, ...]
-    """Innermost spans; ``template`` is every token in none."""
-    views: tuple[str, ...]
-    """Orientations measured, keys of ``VIEWS``."""
     named_place: tuple[str, str] | None
     """Unit and region named on one half of the items, taken out on the other."""
     other_place: tuple[str, str] | None
     """Unit and region drawn at random for comparison."""
-    named_view: str
-    """View in which the named place carried most."""
     judge_gap: Float[np.ndarray, "item order"]
     """Judge's verdict logit gap, before any logit cap."""
     base_gap: Float[np.ndarray, "item order"]
@@ -125,39 +115,6 @@ class PathsResult(JudgedResult):
         """Return what the run says, verdict first."""
         return statements.finding(self)
 
-    def oriented(self, values: Float[np.ndarray, "item order *cell"], view: str) -> Float[np.ndarray, "item *cell"]:
-        """Return a view of a slot-oriented quantity: its content part (NaN without a label) or its position part.
-
-        Args:
-            values: Any array whose first axes are item and order.
-            view: A key of ``VIEWS``.
-        """
-        if view != "content":
-            return values.mean(1)
-        return (values * self.slot_sign().reshape(*values.shape[:2], *[1] * (values.ndim - 2))).mean(1)
-
-    def cells(self, values: Float[np.ndarray, "item order *cell"], view: str) -> CellIntervals:
-        """Return the mean of every cell in a view, with intervals over clusters of items."""
-        return cell_intervals(self.oriented(values, view), clusters=self.clusters, seed=self.meta.seed)
-
-    def in_view(
-        self, values: Float[np.ndarray, "item order *cell region"], view: str
-    ) -> tuple[tuple[str, ...], Float[np.ndarray, "item order *cell region"]]:
-        """Return region names and values as a view tells them: in the content view answers by role, not by slot.
-
-        Args:
-            values: Any array whose first axes are item and order and whose last is region.
-            view: A key of ``VIEWS``.
-        """
-        if view != "content" or not {"answer_a", "answer_b"} <= set(self.regions):
-            return self.regions, values
-        first, second = self.regions.index("answer_a"), self.regions.index("answer_b")
-        turned = np.arange(len(self.regions))
-        turned[[first, second]] = second, first
-        swapped = (self.slot_sign() < 0).reshape(*values.shape[:2], *[1] * (values.ndim - 2))
-        names = {"answer_a": "labelled answer", "answer_b": "other answer"}
-        return tuple(names.get(name, name) for name in self.regions), np.where(swapped, values[..., turned], values)
-
     def strip(self, item: str, order: str = "original", *, unit: str | None = None) -> Markup:
         """Return the tokens of an example as an HTML strip, coloured by attribution.
 
@@ -169,16 +126,9 @@ class PathsResult(JudgedResult):
         Raises:
             ParameterError: The item isn't kept token by token, or the order or unit doesn't exist.
         """
-        known = item in self.example_items and order in self.orders
-        if not known or (unit is not None and unit not in self.units):
-            raise ParameterError(
-                "the tokens of this prompt were not kept, or there is no such unit.",
-                argument="item",
-                got=(item, order, unit),
-                allowed=[f"{name}/{shown}" for name in self.example_items for shown in self.orders],
-                fix="Raise `examples`.",
-            )
-        index, column = self.example_items.index(item), self.orders.index(order)
+        index, column = place_of(item, order, items=self.example_items, orders=self.orders)
+        if unit is not None and unit not in self.units:
+            raise ParameterError("there is no such unit.", argument="unit", got=unit, allowed=self.units)
         tokens = self.example_tokens[index][column]
         values = self.example_attribution[index, column, :, : len(tokens)]
         shown = values.sum(0) if unit is None else values[self.units.index(unit)]

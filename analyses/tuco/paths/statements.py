@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from analyses.cells import CellIntervals, family_p
 from analyses.judged import estimate
 from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, Interval, further_draw
-from analyses.tuco.heads.inference import CellIntervals, family_p
-from analyses.tuco.heads.views import DECIDING, VIEWS
+from analyses.tuco.views import DECIDING, VIEWS
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analyses.looping import Prompts
+from analyses.looping import FEWEST_TO_CONFIRM, Prompts
 from analyses.tuco.clamp import Unit, units
-from analyses.tuco.heads.views import views_of
 from analyses.tuco.paths.measure import Attribution, Cut, Ends, Precision, attribute, measure_ends
 from analyses.tuco.paths.result import PathsResult
 from analyses.tuco.readout import LabelGap, Readout
+from analyses.tuco.views import views_of
 from workbench.pairs import Pair, Scaling
-
-_FEWEST_TO_CONFIRM = 8
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -62,13 +60,12 @@ class PathWork:
         index = {name: k for k, name in enumerate(regions)}
         pair = prompts.pair
         parts = units(cut, n_layers=pair.n_layers, parallel=pair.anatomy("judge").parallel)
-        enough = prompts.n_clusters >= _FEWEST_TO_CONFIRM
+        enough = prompts.n_clusters >= FEWEST_TO_CONFIRM
         if not confirm:
             prompts.notes.append("taking fine-tuning out of places in real forwards (confirm=False).")
         elif not enough:
             prompts.notes.append(
-                f"taking fine-tuning out of places in real forwards (fewer than {_FEWEST_TO_CONFIRM} independent "
-                "items)."
+                f"taking fine-tuning out of places in real forwards (fewer than {FEWEST_TO_CONFIRM} independent items)."
             )
         sizes = {"item": len(prompts), "order": len(prompts.orders), "unit": len(parts), "region": len(regions)}
         arrays = {

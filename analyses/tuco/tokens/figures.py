@@ -1,6 +1,6 @@
 """Figures of a token map. Each function draws numbers the result already holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,18 +123,6 @@ def has_data(title: str, result: "TokenMapResult") -> bool:
         _TITLES["curve"]: result.curve.shape[-1] > 1,
     }
     return needs.get(title, True)
-
-
-def runs(names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the half-open ranges of equal neighbours, by name; a name's later ranges are numbered."""
-    found: dict[str, tuple[int, int]] = {}
-    counts: dict[str, int] = {}
-    starts = [k for k in range(len(names)) if k == 0 or names[k] != names[k - 1]]
-    for start, stop in zip(starts, [*starts[1:], len(names)], strict=True):
-        name = names[start]
-        counts[name] = counts.get(name, 0) + 1
-        found[name if counts[name] == 1 else f"{name} ({counts[name]})"] = (start, stop)
-    return found
 
 
 def _pooled_at(result: "TokenMapResult", finetuned: np.ndarray, pretrained: np.ndarray) -> Interval:

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 
 from analyses.judged import JudgedResult, finding_html
+from analyses.tuco.strips import place_of, runs
 from analyses.tuco.tokens import figures, statements, table
 from analyses.tuco.tokens.averages import measured_share
 from analyses.tuco.tokens.completions import COMPLETION, PROMPT_END, UNREAD, VERDICT
 from workbench import html
-from workbench.errors import ParameterError
 from workbench.results import Finding, Panel
 
 if TYPE_CHECKING:
@@ -178,19 +178,11 @@ class TokenMapResult(JudgedResult):
         Raises:
             ParameterError: The item isn't kept token by token, or the order wasn't shown.
         """
-        if item not in self.example_items or order not in self.orders:
-            raise ParameterError(
-                "the tokens of this prompt were not kept.",
-                argument="item",
-                got=f"{item}/{order}",
-                allowed=[f"{name}/{shown}" for name in self.example_items for shown in self.orders],
-                fix="Raise `examples`.",
-            )
-        index, column = self.example_items.index(item), self.orders.index(order)
+        index, column = place_of(item, order, items=self.example_items, orders=self.orders)
         tokens, names = self.example_tokens[index][column], self.example_regions[index][column]
         values = measured_share(self.example_finetuned, self.example_pretrained)[index, column, : len(tokens)]
         tokens_by_share = html.token_strip(
-            tokens, values, spans=figures.runs(names), label=f"TuCo at each token of {item}, {order} order"
+            tokens, values, spans=runs(names), label=f"TuCo at each token of {item}, {order} order"
         )
         return html.fragment(html.escape(f"TuCo at each token: {item}, {order} order"), tokens_by_share)
 

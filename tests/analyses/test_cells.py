@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from analyses.cells import cell_intervals, family_p
 from analyses.metrics import mean_interval, sign_flip_test
-from analyses.tuco.heads.inference import cell_intervals, family_p
 
 
 def test_intervals_agree_with_those_of_single_cells():
