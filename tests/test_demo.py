@@ -84,27 +84,21 @@ def test_shams_of_the_demo_are_no_finding(pair, items):
     assert abs(label.value) < 1.0
 
 
-@pytest.mark.parametrize("which", ["demo", "random gpt2"])
-def test_the_notebook_runs_thin_and_saves_its_results(which, tmp_path):
-    parameters = {"limit": 10, "out": str(tmp_path / "tuco"), "batch_size": 4, "cuts": ["sublayer", 2]}
-    if which != "demo":
-        parameters |= _random_gpt2(tmp_path)
-    done = run_notebook(NOTEBOOK, parameters, out=tmp_path / "tuco.ipynb")
-    assert len(tuco.TucoResult.load(tmp_path / "tuco" / "tuco").item_ids) == 10
-    saved = {"attacked", "heads", "levels", "paths", "scaling", "tokens", "tuco"}
-    known = {"attacked-injected", "attacked-sham"} if which == "demo" else set()
-    assert {p.name for p in (tmp_path / "tuco").iterdir()} == saved | known
-    cells = json.loads(done.read_text())["cells"]
-    shown = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
-    pictures = [o for o in shown if "<svg" in "".join(o.get("data", {}).get("text/html", []))]
-    assert len(pictures) >= 20
-    assert not [o for o in shown if o["output_type"] == "error"]
+SAVED = {"attacked", "heads", "levels", "paths", "scaling", "tokens", "tuco"}
+
+
+def test_the_notebook_runs_thin_on_another_architecture_and_saves_its_results(tmp_path):
+    parameters = {"limit": 8, "out": str(tmp_path / "tuco"), "batch_size": 4, "cuts": ["sublayer", 2]}
+    done = run_notebook(NOTEBOOK, parameters | _random_gpt2(tmp_path), out=tmp_path / "tuco.ipynb")
+    assert len(tuco.TucoResult.load(tmp_path / "tuco" / "tuco").item_ids) == 8
+    assert {p.name for p in (tmp_path / "tuco").iterdir()} == SAVED
+    _check_pictures(done)
 
 
 def test_demo_writes_one_offline_page(tmp_path, capsys, monkeypatch):
     from workbench import cli
 
-    monkeypatch.setattr("sys.argv", ["workbench", "demo", "--out", str(tmp_path), "--limit", "10"])
+    monkeypatch.setattr("sys.argv", ["workbench", "demo", "--out", str(tmp_path), "--limit", "8"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 0
@@ -116,6 +110,17 @@ def test_demo_writes_one_offline_page(tmp_path, capsys, monkeypatch):
     assert fetched == []
     assert not re.search(r"url\((?!#|data:|['\"]?#)", page)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "tuco", "tuco.html", "tuco.ipynb"]
+    known = {"attacked-injected", "attacked-sham"}
+    assert {p.name for p in (tmp_path / "tuco").iterdir()} == SAVED | known
+    _check_pictures(tmp_path / "tuco.ipynb")
+
+
+def _check_pictures(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    shown = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
+    pictures = [o for o in shown if "<svg" in "".join(o.get("data", {}).get("text/html", []))]
+    assert len(pictures) >= 20
+    assert not [o for o in shown if o["output_type"] == "error"]
 
 
 def _random_gpt2(root):

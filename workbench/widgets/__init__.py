@@ -2,6 +2,6 @@
 
 from workbench.widgets.explorer import Explorer, explore
 from workbench.widgets.selection import Selection
-from workbench.widgets.show import show
+from workbench.widgets.showing import show
 
 __all__ = ["Explorer", "Selection", "explore", "show"]

@@ -17,7 +17,7 @@ def result():
 
 def test_finding_first_then_every_figure_under_its_caption(result, monkeypatch):
     shown = []
-    monkeypatch.setattr("workbench.widgets.show.display", lambda *things: shown.append(things))
+    monkeypatch.setattr("workbench.widgets.showing.display", lambda *things: shown.append(things))
     show(result)
     assert shown[0] == (result,)
     titles = [panel.title for panel in result.panels()]
