@@ -27,6 +27,7 @@ def share_by_item(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
     return plotting.strip(
         groups,
         controls=control,
+        control_label="random change of equal norm",
         value_label=f"TuCo: share of |F| at the last token ({result.granularity}, {result.norm})",
         reference=None,
         ax=ax,
@@ -64,15 +65,7 @@ def push_by_unit(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         y_label=f"{result.unit} {_direction(result)}",
         ax=ax,
     )
-    with plotting.style():
-        step = max(1, -(-len(result.units) // 24))
-        ax.set_xticks(
-            range(0, len(result.units), step),
-            [plotting.label_text(u) for u in result.units[::step]],
-            rotation=45,
-            ha="right",
-        )
-    return ax
+    return _name_units(result, ax)
 
 
 def gap_parts(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
@@ -99,6 +92,7 @@ def gap_parts(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         {name: interval.value for name, interval in found.items()},
         intervals={name: (interval.low, interval.high) for name, interval in found.items()},
         controls=control,
+        control_label="random change of equal norm",
         value_label=f"{result.unit} {_direction(result)}, mean over items",
         ax=ax,
     )
@@ -140,14 +134,21 @@ def profile_by_depth(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
     """Draw TuCo of the stream after each unit: where fine-tuning's share builds up."""
     intervals = list(_by_unit(result, result.profile).values())
     name = "TuCo so far"
-    return plotting.lines(
+    ax = plotting.lines(
         {name: np.array([i.value for i in intervals])},
         x=np.arange(len(result.units)),
         bands={name: (np.array([i.low for i in intervals]), np.array([i.high for i in intervals]))},
-        x_label=f"unit ({result.units[0]} ... {result.units[-1]})",
+        x_label="unit",
         y_label="|F| / (|P| + |F|)",
         ax=ax,
     )
+    if len(result.control_share):
+        last = len(result.units) - 1
+        with plotting.style():
+            ax.plot([last], [np.nanmean(result.control_share)], marker="D", linestyle="none", color=plotting.CONTROL,
+                    label="random change of equal norm, after the last unit")  # fmt: skip
+            ax.legend(loc="best")
+    return _name_units(result, ax)
 
 
 def has_data(title: str, result: "TucoResult") -> bool:
@@ -155,6 +156,18 @@ def has_data(title: str, result: "TucoResult") -> bool:
     if title in _NEED_VERDICT and np.isnan(result.judge_gap).all():
         return False
     return title != "Base and judge, item by item" or not np.isnan(result.base_gap).all()
+
+
+def _name_units(result: "TucoResult", ax: Axes) -> Axes:
+    with plotting.style():
+        step = max(1, -(-len(result.units) // 24))
+        ax.set_xticks(
+            range(0, len(result.units), step),
+            [plotting.label_text(u) for u in result.units[::step]],
+            rotation=45,
+            ha="right",
+        )
+    return ax
 
 
 def _oriented(result: "TucoResult", values: np.ndarray) -> np.ndarray:
@@ -203,15 +216,17 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
         "How much of each verdict fine-tuning wrote",
         lambda r: (
             "Each dot is one prompt: the share of everything the blocks wrote at the verdict token that the base's "
-            "weights would not have "
-            "written there. Grey: a judge moved just as far in random directions; a share alone is never a finding."
+            "weights would not have written there; the bar is the mean. Grey, on some prompts: a judge moved just "
+            "as far "
+            "in random directions; a share alone is never a finding."
         ),
         _figure_of(share_by_item),
     ),
     (
         "Base and judge, item by item",
         lambda r: (
-            "Verdict gap of base (grey) and judge (blue), mean over both answer orders; right of zero is right. "
+            "Verdict gap of base (grey) and judge (blue), mean over both answer orders; right of zero the verdict is "
+            "the labelled one. "
             f"{_shown(r)}"
         ),
         _figure_of(verdicts),
@@ -219,8 +234,9 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
     (
         "What the verdict is made of",
         lambda r: (
-            "Exact parts of the judge's mean verdict gap; they add up to it. The orange mark is what the random change "
-            "of equal norm pushes."
+            "Exact parts of the judge's mean verdict gap, with 95% over items: the parts add up to the judge's gap; "
+            "the base's own gap is another run, shown to compare with. The orange mark is what a random change of "
+            "equal norm pushes, mean of the draws."
         ),
         _figure_of(gap_parts),
     ),
@@ -244,7 +260,7 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
     ),
     (
         "Where the share builds up",
-        lambda r: "TuCo computed on the stream after each unit; the last value is TuCo.",
+        lambda r: "TuCo computed on the stream after each unit, with 95% over items; the last value is TuCo.",
         _figure_of(profile_by_depth),
     ),
     (

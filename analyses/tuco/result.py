@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from analyses.judged import JudgedResult
 from analyses.metrics import FLOORS
 from analyses.tuco import figures, shares, statements, table
+from analyses.tuco.naming import with_sample
 from workbench.results import Finding, Panel
 
 if TYPE_CHECKING:
@@ -197,11 +198,12 @@ class TucoResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        return tuple(
+        shown = tuple(
             Panel(title, caption(self), partial(draw, self))
             for title, caption, draw in figures.PANELS
             if figures.has_data(title, self)
         )
+        return with_sample(self, shown)
 
     def _of_whole(self, parts: np.ndarray) -> np.ndarray:
         whole = (self.finetuned_norm + self.pretrained_norm)[..., None]

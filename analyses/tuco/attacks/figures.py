@@ -10,12 +10,19 @@ from matplotlib.figure import Figure
 from analyses.metrics import Interval
 from analyses.tuco.attacks import contrasts
 from analyses.tuco.attacks.contrasts import MEASURES, VARIANTS, Measure, Variant
+from analyses.tuco.naming import region_title
 from workbench import plotting
 
 if TYPE_CHECKING:
     from analyses.tuco.attacks.result import AttackResult
 
 _SHOWN: tuple[Variant, ...] = ("clean", "random", "benign", "attack")
+_TITLES: dict[Variant, str] = {
+    "clean": "clean",
+    "random": "random tokens",
+    "benign": "plain remark",
+    "attack": "attack",
+}
 _NAMES = {"tuco": "TuCo", "verdict_push": "push of fine-tuning", "verdict_gap": "verdict gap"}
 _TOKENS = 60
 Draw = Callable[["AttackResult"], Figure]
@@ -38,7 +45,7 @@ def gap_by_variant(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
             reach = np.array([[m.value - m.low, m.high - m.value] for m in means]).T
             ax.errorbar(x, [m.value for m in means], yerr=np.nan_to_num(reach), color=colour, linewidth=2.2, capsize=3,
                         label=f"{name}, mean")  # fmt: skip
-        ax.set_xticks(x, [{"benign": "plain remark", "random": "random tokens"}.get(v, v) for v in _SHOWN])
+        ax.set_xticks(x, [_TITLES[v] for v in _SHOWN])
         ax.set_ylabel("verdict gap, logits toward the carrier")
         ax.legend(loc="best")
     return ax
@@ -64,7 +71,13 @@ def effects(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
         other = contrasts.random_judges(result, measure, attack="attack", against="benign")
         if other.draws:
             controls[name] = other.mean.value
-    return _bars(found, controls=controls, value_label="logits toward the carrier, attack beyond plain remark", ax=ax)
+    return _bars(
+        found,
+        controls=controls,
+        control_label="judges moved as far at random",
+        value_label="logits toward the carrier, attack beyond plain remark",
+        ax=ax,
+    )
 
 
 def push_by_unit(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
@@ -75,6 +88,7 @@ def push_by_unit(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
     return _bars(
         dict(zip(names, (effect.interval for effect in own), strict=True)),
         controls=dict(zip(names, (effect.interval.value for effect in plain), strict=True)),
+        control_label="plain remark beyond random tokens",
         value_label="push of F, logits toward the carrier, attack beyond plain remark",
         ax=ax,
     )
@@ -100,7 +114,8 @@ def roc(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
 def share_by_variant(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
     """Draw TuCo of every prompt by variant."""
     return plotting.strip(
-        {v: result.tuco[VARIANTS.index(v)].ravel() for v in _SHOWN},
+        {_TITLES[v]: result.tuco[VARIANTS.index(v)].ravel() for v in _SHOWN},
+        muted=(_TITLES["random"], _TITLES["benign"]),
         value_label=f"TuCo at the last token ({result.granularity}, {result.norm})",
         reference=None,
         ax=ax,
@@ -117,7 +132,13 @@ def patches(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
     controls = {"all units": contrasts.taken_back(result, result.rebuilt_control[0]).value}
     if result.chosen_unit is not None:
         controls[f"{result.chosen_unit} alone"] = contrasts.taken_back(result, result.patched_control[0]).value
-    return _bars(found, controls=controls, value_label="share of the shift from clean to attacked taken back", ax=ax)
+    return _bars(
+        found,
+        controls=controls,
+        control_label="random change of equal length",
+        value_label="share of the shift from clean to attacked taken back",
+        ax=ax,
+    )
 
 
 def shared_tokens(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
@@ -131,7 +152,7 @@ def shared_tokens(result: "AttackResult", *, ax: Axes | None = None) -> Axes:
     held = {effect.name for effect in result.span_effects() if effect.holds}
     return plotting.heatmap(
         mean,
-        rows=[f"{span} *" if span in held else span for span in result.spans],
+        rows=[f"{region_title(span)} *" if span in held else region_title(span) for span in result.spans],
         columns=[*result.units, "TuCo"],
         row_label="span",
         column_label="unit",
@@ -165,12 +186,13 @@ def _curve(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _bars(
-    found: dict[str, Interval], *, controls: dict[str, float], value_label: str, ax: Axes | None
+    found: dict[str, Interval], *, controls: dict[str, float], control_label: str, value_label: str, ax: Axes | None
 ) -> Axes:  # fmt: skip
     return plotting.bars(
         {name: interval.value for name, interval in found.items()},
         intervals={name: (interval.low, interval.high) for name, interval in found.items()},
         controls=controls,
+        control_label=control_label,
         value_label=value_label,
         ax=ax,
     )
@@ -195,7 +217,8 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
         "What each suffix does to the verdict",
         lambda r: (
             "Every line is one item, mean over answer orders; above zero the judge takes the answer that carries the "
-            "suffix. The three suffixes of an item are as long as each other. Grey: the base."
+            "suffix. The three suffixes of an item are as long as each other. Thick lines: means with 95% over "
+            "items; grey: the base."
         ),
         _figure_of(gap_by_variant),
         _always,
@@ -221,15 +244,18 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
     (
         "Can attacked prompts be told by it?",
         lambda r: (
-            "ROC curves against the plain remark as long. TuCo isn't an attack detector: these prompts have known "
-            "twins."
+            "ROC curves of telling an attack from a plain remark as long; the dashed diagonal is guessing. TuCo isn't "
+            "an attack detector: these prompts have known twins."
         ),
         _figure_of(roc),
         _always,
     ),
     (
         "TuCo by variant",
-        lambda r: "Each dot is one prompt; a suffix as such moves TuCo too, hence the controls of its length.",
+        lambda r: (
+            "Each dot is one prompt, the bars are means. A suffix as such moves TuCo too: compare the attack with the "
+            "grey suffixes of its length, not with the clean prompt."
+        ),
         _figure_of(share_by_variant),
         _always,
     ),
@@ -256,7 +282,8 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
     (
         "One attacked item, token by token",
         lambda r: (
-            f"Tokens after the suffix of {r.examples[0]}, the item the attack moved most of those looked at; share of "
+            f"Tokens after the suffix of {r.examples[0]}, the item the attack moved most of those looked at; share "
+            f"of "
             "F in each unit's write, attack minus plain remark."
         ),
         _figure_of(example_tokens),

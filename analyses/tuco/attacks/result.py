@@ -14,6 +14,7 @@ from analyses.tuco import shares
 from analyses.tuco.attacks import contrasts, figures, statements, table
 from analyses.tuco.attacks.contrasts import VARIANTS, Effect, Measure, Variant
 from analyses.tuco.attacks.patching import CONTROLS
+from analyses.tuco.naming import with_sample
 from workbench.results import Finding, Panel
 
 if TYPE_CHECKING:
@@ -209,8 +210,9 @@ class AttackResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures that have data here."""
-        return tuple(
+        shown = tuple(
             Panel(title, caption(self), partial(draw, self))
             for title, caption, draw, drawable in figures.PANELS
             if drawable(self)
         )
+        return with_sample(self, shown)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.tuco.naming import region_title
 from analyses.tuco.views import VIEWS
 from workbench import plotting
 from workbench.errors import ParameterError
@@ -40,7 +41,7 @@ def head_map(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> Axe
     passing = result.passing(view)
     with plotting.style():
         for layer, head in np.argwhere(passing):
-            ax.plot([head], [layer], marker="o", markersize=4, markerfacecolor="none", color=plotting.INK)
+            ax.plot([head], [layer], marker="o", markersize=5, color="white", markeredgecolor="black")
     return ax
 
 
@@ -53,12 +54,14 @@ def region_bars(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> 
         ax: Where to draw; a new figure when None.
     """
     names, values, control = regions_in(result, view)
+    names = tuple(region_title(name) for name in names)
     cells = result.cells(values, view)
     drawn = [result.cells(draw, view).value for draw in control]
     return plotting.bars(
         dict(zip(names, cells.value.tolist(), strict=True)),
         intervals={name: (cells.low[k], cells.high[k]) for k, name in enumerate(names)},
         controls=dict(zip(names, np.mean(drawn, axis=0).tolist(), strict=True)) if drawn else None,
+        control_label="random change of equal norm",
         value_label=f"{result.unit} {VIEWS[view]}, all heads",
         ax=ax,
     )
@@ -84,7 +87,12 @@ def part_bars(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> Ax
     order = np.argsort(-np.abs(pushes), axis=None)[:_MOST_BARS]
     chosen = [tuple(int(i) for i in np.unravel_index(k, pushes.shape)) for k in order]
     ax = ax or plotting.new_axes(height=1.4 + 0.32 * len(chosen))
+    bound = float(result.head_bound[result.views.index(view)])
     with plotting.style():
+        if np.isfinite(bound):
+            ax.axvspan(
+                -bound, bound, color=plotting.CONTROL, alpha=0.3, linewidth=0, label="random changes stay within"
+            )
         rows = np.arange(len(chosen))[::-1]
         right, left = np.zeros(len(chosen)), np.zeros(len(chosen))
         for k, part in enumerate(result.parts):
@@ -107,7 +115,7 @@ def part_bars(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> Ax
         ax.set_yticks(rows, [f"{layer}.{head}" for layer, head in chosen])
         ax.set_ylabel("layer.head")
         ax.set_xlabel(f"{result.unit} {VIEWS[view]}")
-        ax.legend(loc="best", ncols=2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0, ncols=5, columnspacing=1.2)
     return ax
 
 
@@ -159,6 +167,7 @@ def replaced(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> Axe
     tested = np.isfinite(result.confirmed_effect).all(1)
     return plotting.strip(
         {name: result.oriented(values, view)[tested] for name, values in groups.items()},
+        muted=("another head, drawn at random", "a random change as long"),
         value_label=f"{result.unit} {VIEWS[view]}",
         ax=ax,
     )
@@ -173,7 +182,7 @@ def panels_of(result: "HeadsResult") -> list[tuple[str, str, Drawn]]:
     caption = (
         "Each dot is one item of the half on which the head was not named. Verdict gap lost when the judge runs with "
         "that head writing what the base's writes at the verdict token, later layers reacting; it should resemble the "
-        "direct push above it and exceed the two controls below."
+        "direct push above it and exceed the two controls below in grey; the bars are means."
     )
     return [*made, (title, caption, _figure_of(replaced, result.named_view))]
 
@@ -184,7 +193,8 @@ def _of(view: str) -> list[tuple[str, str, Callable[..., Axes]]]:
         (
             f"Which heads pushed {way}",
             "Mean push of what fine-tuning changed in each head, layer by head; orange pushes "
-            f"{way}, blue away. A ring marks heads that pass the family-wise sign-flip test over items and push harder "
+            f"{way}, blue away. A white dot marks heads that pass the family-wise sign-flip test over items and "
+            f"push harder "
             "than the largest head of a random change of equal norm would.",
             head_map,
         ),
@@ -197,7 +207,9 @@ def _of(view: str) -> list[tuple[str, str, Callable[..., Axes]]]:
         (
             f"Where they look, what they take, how they write it, {way}",
             "The strongest heads, split into change of pattern (queries and keys), of values, and of the output map; "
-            "Shapley values over the six orders, which add up to the head (white mark).",
+            "Shapley values over the six orders, which add up to the head (white mark). Grey: where the largest "
+            "head of "
+            "a random change of equal norm stays.",
             part_bars,
         ),
         (

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from analyses.metrics import FLOORS, LEVEL
 from analyses.tuco.heads import figures, statements, table
+from analyses.tuco.naming import with_sample
 from analyses.tuco.views import DECIDING, ViewedResult
 from workbench.results import Finding, Panel
 
@@ -172,4 +173,5 @@ class HeadsResult(ViewedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        return tuple(Panel(title, caption, partial(draw, self)) for title, caption, draw in figures.panels_of(self))
+        shown = tuple(Panel(title, caption, partial(draw, self)) for title, caption, draw in figures.panels_of(self))
+        return with_sample(self, shown)

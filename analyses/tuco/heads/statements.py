@@ -8,11 +8,15 @@ from analyses.cells import CellIntervals
 from analyses.judged import estimate
 from analyses.metrics import FLOORS, Interval
 from analyses.tuco.heads import figures
+from analyses.tuco.naming import region_phrase
 from analyses.tuco.views import VIEWS
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
     from analyses.tuco.heads.result import HeadsResult
+
+
+_PARTS = {"pattern": "attention pattern", "value": "values", "output": "output map"}
 
 
 def finding(result: "HeadsResult") -> Finding:
@@ -58,10 +62,10 @@ def _sentence(result: "HeadsResult", view: str, cell: _Cell) -> str:
     parts = result.cells(result.part_push[:, :, cell.layer, cell.head], view).value
     sign = np.sign(cell.value)
     heads = "head" if count == 1 else "heads"
-    region, part = names[int(np.argmax(taken * sign))], result.parts[int(np.argmax(parts * sign))]
+    region, part = names[int(np.argmax(taken * sign))], _PARTS[result.parts[int(np.argmax(parts * sign))]]
     return (
-        f"{VIEWS[view]} through {count} {heads}, most of all head {cell.layer}.{cell.head} "
-        f"({cell.value:+.3g} {result.unit}, taken from {region}, by its changed {part})"
+        f"{VIEWS[view]} through {count} {heads}, most of all head {cell.layer}.{cell.head} ({cell.value:+.3g} "
+        f"{result.unit}; the largest parts: read from {region_phrase(region)}, and its changed {part})"
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from analyses.judged import JudgedResult, estimate
 from analyses.metrics import FEWEST_DRAWS, LEVEL, Chance, Interval, against_draws
 from analyses.tuco.levels.pushes import UNTOLD, PushTest, adjusted, over_items, ways
+from analyses.tuco.naming import with_sample
 from analyses.tuco.shares import share
 from workbench import plotting
 from workbench.results import Estimate, Finding, Panel, tidy
@@ -117,8 +118,9 @@ class LevelsResult(JudgedResult):
         shown = [
             Panel(
                 "Share of fine-tuning, level by level",
-                "TuCo with 95% over items. Grey: random changes of equal norm. A share alone is no finding, and none "
-                "can be compared across bases.",
+                "TuCo with 95% over items. Blue: this pair; orange: other judges of the same base; grey: the judge "
+                "against itself and random changes of equal norm. A share alone is no finding, and none can be "
+                "compared across bases.",
                 partial(_figure, self.plot),
             )
         ]
@@ -128,12 +130,13 @@ class LevelsResult(JudgedResult):
             shown.append(
                 Panel(
                     f"Push {way}, level by level",
-                    "Verdict logit gap fine-tuning wrote, mean over items with 95%; grey are random changes of equal "
-                    "norm, which push every item the same way and so show how far chance goes only together.",
+                    "Verdict logit gap fine-tuning wrote, mean over items with 95%; grey are the judge "
+                    "against itself and random changes of equal norm. A random change pushes all items alike: look at "
+                    "how far those changes lie apart, not at their bars.",
                     partial(_figure, draw),
                 )
             )
-        return tuple(shown)
+        return with_sample(self, tuple(shown))
 
     def _references(
         self, values: Float[np.ndarray, "level item *order"]

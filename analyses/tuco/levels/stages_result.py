@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from analyses.judged import JudgedResult, estimate
 from analyses.metrics import FEWEST_DRAWS, LEVEL, Interval, against_draws
 from analyses.tuco.levels.pushes import UNTOLD, PushTest, adjusted, over_items, ways
+from analyses.tuco.naming import with_sample
 from workbench import plotting
 from workbench.results import Estimate, Finding, Panel, tidy
 
@@ -128,6 +129,7 @@ class StagesResult(JudgedResult):
             {name: interval.value for name, interval in found.items()},
             intervals={name: (interval.low, interval.high) for name, interval in found.items()},
             controls=controls,
+            control_label="random change of the stage's norm",
             value_label=f"share of the last judge's writes ({self.granularity}, {self.norm})",
             ax=ax,
         )
@@ -144,7 +146,8 @@ class StagesResult(JudgedResult):
             {name: interval.value for name, interval in means.items()},
             intervals={name: (interval.low, interval.high) for name, interval in means.items()},
             controls={name: value for name, value in controls.items() if not np.isnan(value)},
-            value_label=f"logits {'toward the labelled answer' if self._labelled else 'along the verdict'}",
+            control_label="random change of the stage's norm",
+            value_label=self._way,
             ax=ax,
         )
 
@@ -155,7 +158,7 @@ class StagesResult(JudgedResult):
             for k in range(len(self.stages))
         ]
         return plotting.heatmap(
-            np.array(values), rows=self.stages, columns=self.units, column_label="unit", value_label="logits", ax=ax
+            np.array(values), rows=self.stages, columns=self.units, column_label="unit", value_label=self._way, ax=ax
         )
 
     def panels(self) -> tuple[Panel, ...]:
@@ -175,11 +178,15 @@ class StagesResult(JudgedResult):
             ),
             ("Where each stage pushed", "Push of each stage by unit; a row adds up to the stage's.", self.push_by_unit),
         )
-        return tuple(Panel(title, caption, partial(_figure, draw)) for title, caption, draw in drawn)
+        return with_sample(self, tuple(Panel(title, caption, partial(_figure, draw)) for title, caption, draw in drawn))
 
     @property
     def _labelled(self) -> bool:
         return bool((self.labels >= 0).any())
+
+    @property
+    def _way(self) -> str:
+        return f"logits {'toward the labelled answer' if self._labelled else 'along the verdict'}"
 
     def _oriented(self, values: np.ndarray) -> np.ndarray:
         return self.toward_label(values) if self._labelled else values * np.sign(self.gap)
@@ -231,8 +238,8 @@ class StagesResult(JudgedResult):
         return estimate(name, test.own, unit="logits", control=control)
 
     def _headline(self, out: list[PushTest]) -> str:
-        said = [f"{test.name} by {test.own.value:+.3g} logits {test.way}" for test in out]
-        return f"Of the stages, {'; '.join(said)} pushed the verdict beyond what random changes of its norm do."
+        said = [f"in stage {test.name} by {test.own.value:+.3g} logits {test.way}" for test in out]
+        return f"Fine-tuning pushed the verdict {', '.join(said)}, further than random changes of equal norm do."
 
     def _nothing(self) -> str:
         if not self.stage_norm.any():

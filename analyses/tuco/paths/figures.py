@@ -1,12 +1,13 @@
 """Figures of a path attribution. Each function draws numbers the result already holds and returns axes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.tuco.naming import region_title
 from analyses.tuco.paths import statements
 from analyses.tuco.views import VIEWS
 from workbench import plotting
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from analyses.tuco.paths.result import PathsResult
 
 _MOST_TOKENS = 60
+_MOST_NAMES = 10
+_LETTER, _LINE = 0.019, 0.04  # of the data's span, in small type
 Drawn = Callable[["PathsResult"], Figure]
 """Makes a new figure of a result."""
 
@@ -31,7 +34,7 @@ def place_map(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Ax
     return plotting.heatmap(
         result.cells(values, view).value,
         rows=result.units,
-        columns=names,
+        columns=[region_title(name) for name in names],
         row_label="unit",
         column_label="tokens of",
         value_label=f"{result.unit} {VIEWS[view]}",
@@ -62,12 +65,14 @@ def region_bars(result: "PathsResult", *, view: str, ax: Axes | None = None) -> 
 
 
 def _bars(result: "PathsResult", place: statements.Places, view: str, ax: Axes | None) -> Axes:
-    intervals = {name: (float(place.cells.low[k]), float(place.cells.high[k])) for k, name in enumerate(place.names)}
-    controls = dict(zip(place.names, place.draws.mean(0).tolist(), strict=True)) if len(place.draws) else None
+    names = [region_title(name) for name in place.names]
+    intervals = {name: (float(place.cells.low[k]), float(place.cells.high[k])) for k, name in enumerate(names)}
+    controls = dict(zip(names, place.draws.mean(0).tolist(), strict=True)) if len(place.draws) else None
     return plotting.bars(
-        dict(zip(place.names, place.cells.value.tolist(), strict=True)),
+        dict(zip(names, place.cells.value.tolist(), strict=True)),
         intervals=intervals,
         controls=controls,
+        control_label="random change of equal norm",
         value_label=f"{result.unit} {VIEWS[view]} ({result.granularity}s along the path)",
         ax=ax,
     )
@@ -90,15 +95,31 @@ def removal(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Axes
         for part, label, marker in ((slice(0, n), "units", "o"), (slice(n, None), "regions", "s")):
             colour = plotting.PALETTE[0 if label == "units" else 1]
             ax.plot(attributed[part], lost[part], linestyle="none", marker=marker, color=colour, label=label)
-        for k in np.argsort(-np.abs(attributed))[:6]:
-            ax.annotate(
-                plotting.label_text(names[k]), (attributed[k], lost[k]), fontsize=7, xytext=(4, 3),
-                textcoords="offset points",
-            )  # fmt: skip
+        _name_points(ax, attributed, lost, [region_title(name) for name in names])
         ax.set_xlabel(f"attributed, {result.unit} {VIEWS[view]}")
-        ax.set_ylabel("gap lost when really taken out")
-        ax.legend(loc="best")
+        ax.set_ylabel(f"gap lost when really taken out, {result.unit}")
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0, ncols=2)
     return ax
+
+
+def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Write names beside the farthest points, none over another: where two would meet, the smaller one's is left "
+    "out."""
+    span = max(float(np.ptp([*x, *y])), 1e-12)
+    placed: list[tuple[float, float, float]] = []
+    for k in np.argsort(-np.maximum(np.abs(x), np.abs(y)))[:_MOST_NAMES]:
+        left, base = float(x[k]) / span, float(y[k]) / span
+        size = _LETTER * len(names[k])
+        for below in (False, True):
+            at = base - _LINE if below else base
+            if all(abs(at - v) > 0.8 * _LINE or left > u + s or left + size < u for u, v, s in placed):
+                placed.append((left, at, size))
+                ax.annotate(
+                    plotting.label_text(names[k]), (x[k], y[k]), fontsize=8, xytext=(5, -9 if below else 3),
+                    textcoords="offset points",
+                )  # fmt: skip
+                break
+    ax.margins(x=0.16)
 
 
 def example_map(result: "PathsResult", *, index: int = 0, order: int = 0, ax: Axes | None = None) -> Axes:

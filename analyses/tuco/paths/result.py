@@ -10,6 +10,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from analyses.judged import finding_html
+from analyses.tuco.naming import with_sample
 from analyses.tuco.paths import figures, statements, table
 from analyses.tuco.strips import place_of, runs
 from analyses.tuco.views import ViewedResult
@@ -149,7 +150,8 @@ class PathsResult(ViewedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        return tuple(Panel(title, caption, partial(draw, self)) for title, caption, draw in figures.panels_of(self))
+        shown = tuple(Panel(title, caption, partial(draw, self)) for title, caption, draw in figures.panels_of(self))
+        return with_sample(self, shown)
 
     def _repr_html_(self) -> str:
         if not self.example_items:

@@ -9,6 +9,7 @@ from scipy import stats
 from analyses.cells import CellIntervals, family_p
 from analyses.judged import estimate
 from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, Interval, further_draw
+from analyses.tuco.naming import region_phrase, region_title
 from analyses.tuco.views import DECIDING, VIEWS
 from workbench.results import Estimate, Finding
 
@@ -150,7 +151,8 @@ def _sentence(view: str, kinds: dict[Kind, Places], *, unit: str) -> str:
     for place, preposition in ((kinds["unit"], "by"), (kinds["region"], "at")):
         if place.passing.any():
             best = place.strongest()
-            said.append(f"{preposition} {place.names[best]} ({place.cells.value[best]:+.3g} {unit})")
+            name = place.names[best] if preposition == "by" else region_phrase(place.names[best])
+            said.append(f"{preposition} {name} ({place.cells.value[best]:+.3g} {unit})")
     return f"{VIEWS[view]} most of all {' and '.join(said)}"
 
 
@@ -191,7 +193,8 @@ def _place_estimate(result: "PathsResult", view: str, place: Places) -> Estimate
     at = Interval(
         float(place.cells.value[best]), float(place.cells.low[best]), float(place.cells.high[best]), place.cells.n
     )
-    name = f"attribution {VIEWS[view]} of {place.names[best]} (strongest; family-wise p {place.p[best]:.2g})"
+    where = region_title(place.names[best])
+    name = f"attribution {VIEWS[view]} of {where} (strongest; family-wise p {place.p[best]:.2g})"
     return estimate(name, at, unit=result.unit, control=control)
 
 
@@ -201,10 +204,12 @@ def _confirmed(result: "PathsResult") -> list[Estimate]:
     view, control = result.named_view, None
     if result.other_place is not None:
         random = _interval(result.cells(result.confirmed_other, view))
-        control = estimate(f"the same at random: {' at '.join(result.other_place)}", random, unit=result.unit)
+        control = estimate(
+            f"the same at random: {' at '.join(map(region_title, result.other_place))}", random, unit=result.unit
+        )
     name = (
         f"gap {VIEWS[view]} lost when {result.named_place[0]} really runs without fine-tuning at "
-        f"{result.named_place[1]} (named on other items)"
+        f"{region_phrase(result.named_place[1])} (named on other items)"
     )
     return [estimate(name, _interval(result.cells(result.confirmed_effect, view)), unit=result.unit, control=control)]
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from analyses.tuco.naming import region_title
 from analyses.tuco.scaling import measures
 from analyses.tuco.scaling.measures import Measure
 from analyses.tuco.scaling.regions import WEIGHTS
@@ -90,6 +92,7 @@ def flip_counts(result: "ScalingResult", *, ax: Axes | None = None) -> Axes:
             ax.legend(loc="best")
         ax.set_xlabel("flip alpha")
         ax.set_ylabel("items")
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 
@@ -114,7 +117,7 @@ def compare(result: "ScalingResult", *, ax: Axes | None = None) -> Axes:
     measure = _compared(result)
     found = {name: result.curve(measure, curve=k) for k, name in enumerate(result.curves)}
     ax = plotting.lines(
-        {name: np.array([i.value for i in intervals]) for name, intervals in found.items()},
+        {region_title(name): np.array([i.value for i in intervals]) for name, intervals in found.items()},
         x=result.alphas,
         x_label=_ALPHA,
         y_label=f"{measure.title}{_unit(measure)}",
@@ -124,18 +127,21 @@ def compare(result: "ScalingResult", *, ax: Axes | None = None) -> Axes:
     for line in drawn[len(plotting.PALETTE) :]:
         line.set_linestyle(":")  # colours begin again
     with plotting.style():
-        ax.legend(loc="best", ncols=1 if len(drawn) < 6 else 2)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="scaled there only")
     return _on_grid(result, ax)
 
 
 def compare_changes(result: "ScalingResult", *, ax: Axes | None = None) -> Axes:
     """Draw what each curve loses from alpha 1 to the far end, with that of random changes as a mark."""
     measure = _compared(result)
-    found = {name: change(result, measure, curve=k) for k, name in enumerate(result.curves) if name != WEIGHTS}
+    found = {
+        region_title(name): change(result, measure, curve=k) for k, name in enumerate(result.curves) if name != WEIGHTS
+    }
     return plotting.bars(
         {name: c.own.value for name, c in found.items()},
         intervals={name: (c.own.low, c.own.high) for name, c in found.items()},
         controls={name: float(c.draws.mean()) for name, c in found.items() if len(c.draws)},
+        control_label="random change of equal norm",
         value_label=f"{measure.title}, lost from alpha 1 to {result.alphas[result.far]:g}{_unit(measure)}",
         ax=ax,
     )
@@ -163,6 +169,7 @@ def _curves(
     for measure, name in names.items():
         draws = result.control_curve(measure)
         series[name], bands[name] = draws.mean(0), (draws.min(0), draws.max(0))
+    ax = ax or plotting.new_axes(height=3.2 + 0.18 * len(series))
     ax = plotting.lines(
         series,
         x=result.alphas,
@@ -179,8 +186,13 @@ def _curves(
             label = "the base itself" if k == 0 else None
             own = result.at_base(measure).value
             ax.scatter([at], [own], s=46, marker="D", facecolors="none", edgecolors=colour, label=label, zorder=4)
-        ax.legend(loc="best")
+        _legend_above(ax)
     return _on_grid(result, ax)
+
+
+def _legend_above(ax: Axes) -> None:
+    """Keep many long names off the curves."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.02), borderaxespad=0.0, ncols=2, fontsize=8, columnspacing=1.2)
 
 
 def _on_grid(result: "ScalingResult", ax: Axes) -> Axes:
@@ -251,7 +263,7 @@ PANELS: tuple[
     (
         "Agreement and consistency over alpha",
         lambda r: (
-            f"The {r.ends} with fine-tuning's contribution scaled in {r.curves[0]}; the diamonds on the left are the "
+            f"The {r.ends} with fine-tuning's contribution scaled ({r.curves[0]}); the diamonds on the left are the "
             f"base itself. Bands are 95% (Wilson) over items.{_controls(r)}"
         ),
         _always,
@@ -313,14 +325,18 @@ PANELS: tuple[
     ),
     (
         "What is scaled where",
-        lambda r: "One line per curve; all meet at alpha 1 where the judge is left elsewhere.",
+        lambda r: (
+            "Each line scales fine-tuning in one place and leaves the judge elsewhere as it is, so that all meet "
+            "at alpha 1; the steeper a line falls to the left, the more of the verdict hangs on that place."
+        ),
         _lines_to_compare,
         _figure_of(compare),
     ),
     (
         "What each part is worth",
         lambda r: (
-            "Lost from alpha 1 to the far end of each curve; bars are 95% over items, marks the mean random change."
+            "What the verdict loses from alpha 1 to the far end of each curve, with 95% over items; orange marks "
+            "are the mean of random changes of equal norm."
         ),
         _several,
         _figure_of(compare_changes),

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from analyses.judged import JudgedResult
 from analyses.metrics import Interval, ratio_interval, share_interval
+from analyses.tuco.naming import with_sample
 from analyses.tuco.scaling import figures, measures, statements, table
 from analyses.tuco.scaling.choice import Chosen, choose_alpha
 from analyses.tuco.scaling.flips import flip_alpha
@@ -212,11 +213,12 @@ class ScalingResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        return tuple(
+        shown = tuple(
             Panel(title, caption(self), partial(draw, self))
             for title, caption, applies, draw in figures.PANELS
             if applies(self)
         )
+        return with_sample(self, shown)
 
     def _read(self, gap: np.ndarray, mass: np.ndarray, judge_gap: np.ndarray) -> Readings:
         return Readings(

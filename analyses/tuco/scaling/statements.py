@@ -6,6 +6,7 @@ import numpy as np
 
 from analyses.judged import estimate
 from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, Interval, further_draw
+from analyses.tuco.naming import region_title
 from analyses.tuco.scaling import measures
 from analyses.tuco.scaling.measures import Measure
 from analyses.tuco.scaling.regions import WEIGHTS
@@ -108,7 +109,7 @@ def _headline(result: "ScalingResult", found: list[Change]) -> str:
         for c in found
     ]
     return (
-        f"Scaling fine-tuning from 1 to {_far(result)} in {result.curves[0]} changes the {' and the '.join(moved)}"
+        f"Scaling fine-tuning from 1 to {_far(result)} ({result.curves[0]}) changes the {' and the '.join(moved)}"
         f"{_agreement_words(result)}; it {_flip_share(result)}."
     )
 
@@ -179,7 +180,7 @@ def _others(result: "ScalingResult") -> tuple[Estimate, ...]:
             made += _along_weights(result, measure)
             continue
         found = change(result, measure, curve=index)
-        made += [_told(result, found, where=f", scaling {name} only")] if found.own.n else []
+        made += [_told(result, found, where=f", scaling {region_title(name)} only")] if found.own.n else []
     return tuple(made)
 
 
@@ -248,7 +249,9 @@ def _ends_words(result: "ScalingResult") -> str:
 def _curve_words(result: "ScalingResult") -> tuple[str, ...]:
     if len(result.curves) == 1:
         return ()
-    told = "; ".join(f"{name}: {what}" for name, what in zip(result.curves, result.described, strict=True))
+    told = "; ".join(
+        f"{region_title(name)}: {what}" for name, what in zip(result.curves, result.described, strict=True)
+    )
     return (f"The curves where their alpha is 0 - {told}.",)
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.metrics import LEVEL, Interval
+from analyses.tuco.naming import region_title
 from analyses.tuco.tokens.statements import Concentration, concentrations, pooled
 from workbench import plotting
 
@@ -20,7 +21,7 @@ _MOST_TOKENS = 60
 def share_by_region(result: "TokenMapResult", *, ax: Axes | None = None) -> Axes:
     """Draw each region's TuCo with its interval over items; the mark is a random change of equal norm."""
     found = [pooled(result, result.finetuned_norm[..., k], result.pretrained_norm[..., k]) for k in _regions(result)]
-    names = [result.regions[k] for k in _regions(result)]
+    names = [region_title(result.regions[k]) for k in _regions(result)]
     controls = {}
     if len(result.control_finetuned_norm):
         means = [v.mean(0) for v in (result.control_finetuned_norm, result.control_pretrained_norm)]
@@ -30,6 +31,7 @@ def share_by_region(result: "TokenMapResult", *, ax: Axes | None = None) -> Axes
         {name: interval.value for name, interval in zip(names, found, strict=True)},
         intervals={name: (interval.low, interval.high) for name, interval in zip(names, found, strict=True)},
         controls=controls,
+        control_label="random change of equal norm",
         value_label=f"TuCo, mean over tokens ({result.granularity}, {result.norm})",
         ax=ax,
     )
@@ -44,16 +46,17 @@ def concentration_by_region(result: "TokenMapResult", *, ax: Axes | None = None)
         ax.axvline(1.0, color=plotting.INK, linewidth=0.8, alpha=0.6)
         for row, test in zip(rows, tests, strict=True):
             ax.plot([test.chance.low, test.chance.high], [row - 0.16] * 2, color=plotting.CONTROL, linewidth=5)
-            colour = plotting.PALETTE[0] if test.p < LEVEL else plotting.INK
+            colour = plotting.PALETTE[0]
+            face = colour if test.p < LEVEL else "white"
             ax.plot([test.own.low, test.own.high], [row + 0.12] * 2, color=colour, linewidth=1.8)
-            ax.plot([test.own.value], [row + 0.12], "o", color=colour, markersize=5)
+            ax.plot([test.own.value], [row + 0.12], "o", color=colour, markerfacecolor=face, markersize=6)
         ax.set_yticks(rows, [plotting.label_text(_tested_name(test)) for test in tests])
         ax.set_xlabel("share in the region / share in all tokens")
     return ax
 
 
 def _tested_name(test: Concentration) -> str:
-    return f"{test.region} ({'no test' if np.isnan(test.p) else f'p {test.p:.2g}'})"
+    return f"{region_title(test.region)} ({'no test' if np.isnan(test.p) else f'p {test.p:.2g}'})"
 
 
 def parts_by_region(result: "TokenMapResult", *, ax: Axes | None = None) -> Axes:
@@ -68,7 +71,7 @@ def parts_by_region(result: "TokenMapResult", *, ax: Axes | None = None) -> Axes
     )
     return plotting.heatmap(
         values,
-        rows=[result.regions[k] for k in chosen],
+        rows=[region_title(result.regions[k]) for k in chosen],
         columns=result.units,
         column_label="unit",
         value_label="part of TuCo",
@@ -160,7 +163,8 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
     (
         "How much fine-tuning wrote, region by region",
         lambda r: (
-            "TuCo over the tokens of each region, ratio of means with 95% over items. The mark is a judge moved as far "
+            "TuCo over the tokens of each region, ratio of means with 95% over items. The orange mark is a judge "
+            "moved as far "
             "in random directions; the height of a bar alone is no finding."
         ),
         _figure_of(share_by_region),
@@ -168,21 +172,23 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
     (
         _TITLES["concentration"],
         lambda r: (
-            "Share in a region over the share in all tokens, with 95% over items; grey is where 95% of random changes "
-            "of equal norm fall. Blue regions differ from both at 5%, Holm over regions."
+            "Fine-tuning's share in a region over its share in all tokens, with 95% over items; at 1 a region is like "
+            "the rest. Grey: where 95% of random changes of equal norm fall. Filled dots differ from those at 5%, "
+            "Holm over regions."
         ),
         _figure_of(concentration_by_region),
     ),
     (
         "Which unit wrote where",
-        lambda r: "Signed parts of each region's TuCo; a row adds up to it.",
+        lambda r: "Signed parts of each region's TuCo; a row adds up to it. Blue parts undo what other units wrote.",
         _figure_of(parts_by_region),
     ),
     (
         _TITLES["example"],
         lambda r: (
-            f"One prompt, {r.example_items[0] if r.example_items else ''}: signed part of each token's TuCo by unit; a "
-            "column adds up to the token's TuCo."
+            f"One prompt, {r.example_items[0] if r.example_items else ''}: signed part of each token's TuCo by "
+            f"unit; a "
+            "column adds up to the token's TuCo; blue undoes what other units wrote."
         ),
         _figure_of(example_map),
     ),

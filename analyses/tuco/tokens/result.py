@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 
 from analyses.judged import JudgedResult, finding_html
+from analyses.tuco.naming import with_sample
 from analyses.tuco.strips import place_of, runs
 from analyses.tuco.tokens import figures, statements, table
 from analyses.tuco.tokens.averages import measured_share
@@ -196,11 +197,12 @@ class TokenMapResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        return tuple(
+        shown = tuple(
             Panel(title, caption(self), partial(draw, self))
             for title, caption, draw in figures.PANELS
             if figures.has_data(title, self)
         )
+        return with_sample(self, shown)
 
     def _repr_html_(self) -> str:
         if not self.example_items:

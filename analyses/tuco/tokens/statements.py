@@ -8,6 +8,7 @@ from scipy import stats
 
 from analyses.judged import estimate
 from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL, RESAMPLES, Chance, Interval, against_draws, holm
+from analyses.tuco.naming import region_phrase
 from analyses.tuco.tokens.completions import START
 from workbench.results import Estimate, Finding
 
@@ -180,18 +181,22 @@ def _concentration(test: Concentration) -> Estimate:
         n=test.own.n,
         unit="times",
     )
-    name = f"share in {test.region} over share in all tokens (p = {test.p:.2g}, Holm over regions)"
+    name = f"share in {region_phrase(test.region)} over share in all tokens (p = {test.p:.2g}, Holm over regions)"
     return estimate(name, test.own, unit="times", control=control)
 
 
 def _headline(result: "TokenMapResult", out: list[Concentration]) -> str:
     overall = _overall(result)
     beside = "" if overall.control is None else f" (a random change of the same size: {overall.control.value:.1%})"
-    said = [f"{t.region} ({t.own.value:.2f} times its average; random changes {t.chance.value:.2f})" for t in out[:3]]
+    said = [
+        f"{'more' if t.own.value > t.chance.value else 'less'} than expected at {region_phrase(t.region)} "
+        f"({t.own.value:.2f} times its average, {t.chance.value:.2f} times for random changes)"
+        for t in out[:3]
+    ]
     more = f" and {len(out) - 3} more" if len(out) > 3 else ""
     return (
-        f"Fine-tuning wrote {overall.value:.1%} of what moves the stream over these tokens{beside}; its share stands "
-        f"out from a random change's in {', '.join(said)}{more}."
+        f"Fine-tuning wrote {overall.value:.1%} of what moves the stream over these tokens{beside}; beside such "
+        f"changes it wrote {', '.join(said)}{more}."
     )
 
 
@@ -222,7 +227,7 @@ def _limits(result: "TokenMapResult") -> tuple[str, ...]:
         f"Depends on the cut ({result.granularity}) and the norm ({result.norm}); not comparable across base models.",
         "A share says how much was written, not that it mattered for the verdict.",
     ]
-    untested = [test.region for test in concentrations(result) if np.isnan(test.p) and test.own.n > 1]
+    untested = [region_phrase(test.region) for test in concentrations(result) if np.isnan(test.p) and test.own.n > 1]
     if untested:
         own.append(f"Not tested, since every prompt has the same tokens there: {', '.join(untested)}.")
     if result.completions != "none":

@@ -85,7 +85,7 @@ def test_all_figures_are_drawn_and_named(result):
     for panel in panels:
         assert panel.draw().axes
         assert panel.caption
-    assert [t.get_text() for t in result.plot().get_yticklabels()][-1] == "verdict"
+    assert [t.get_text() for t in result.plot().get_yticklabels()][-1] == "verdict token"
     plain = map_tokens(tiny_pair(), ITEMS[:2], examples=0, **QUIET)
     titles = [panel.title for panel in plain.panels()]
     assert "Through the completion" not in titles
