@@ -223,3 +223,10 @@ def test_an_estimate_without_interval_or_control_is_still_shown():
 def test_a_notebook_shows_the_findings():
     shown = Report(FakeResult())._repr_html_()
     assert "Fine-tuning carries 40%" in shown and "<html" not in shown
+
+
+def test_the_same_analysis_of_several_pairs_is_told_apart():
+    other = fake_meta(pair={"name": "other", "judge": {"name": "org/other"}})
+    names = [view.name for view in Report([FakeResult(), FakeResult(meta=other)]).views]
+    assert names == ["fake (org/base → org/judge)", "fake (org/other)"]
+    assert [view.name for view in Report([FakeResult(), FakeResult()]).views] == ["fake", "fake"]

@@ -56,7 +56,11 @@ class Report:
     @cached_property
     def views(self) -> tuple[ResultView, ...]:
         """Return what the page shows of each result."""
-        return tuple(view_result(result, anchor=f"r{i}") for i, result in enumerate(self.results, start=1))
+        names = _names(self.results)
+        return tuple(
+            view_result(result, anchor=f"r{i}", name=name)
+            for i, (result, name) in enumerate(zip(self.results, names, strict=True), start=1)
+        )
 
     def html(self) -> str:
         """Return the page: one document, no script, no remote asset; opens from a disk or an attachment."""
@@ -114,6 +118,14 @@ def _template() -> jinja2.Template:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html")
+
+
+def _names(results: tuple[Result, ...]) -> list[str]:
+    """Name results by analysis, and by pair too where an analysis was run on several."""
+    analyses = [result.meta.analysis for result in results]
+    pairs = [" → ".join(model_sources(result.meta).values()) for result in results]
+    many = {name: len({p for a, p in zip(analyses, pairs, strict=True) if a == name}) > 1 for name in analyses}
+    return [f"{a} ({p})" if many[a] and p else a for a, p in zip(analyses, pairs, strict=True)]
 
 
 def _default_title(results: Sequence[Result]) -> str:

@@ -76,17 +76,18 @@ class ResultView:
     """How to repeat it from a shell."""
 
 
-def view_result(result: Result, *, anchor: str) -> ResultView:
+def view_result(result: Result, *, anchor: str, name: str | None = None) -> ResultView:
     """Turn one result into its view; draws its panels and builds its frame, once.
 
     Args:
         result: Anything with the ``Result`` protocol.
         anchor: Id of its section; also the prefix of the ids inside its figures.
+        name: Heading of its section; its analysis when None.
     """
     meta, finding, frame = result.meta, result.finding, result.to_frame()
     return ResultView(
         anchor=anchor,
-        name=html.visible(meta.analysis),
+        name=html.visible(name or meta.analysis),
         finding=finding,
         badge=html.badge("found" if finding.found else "nothing"),
         estimates=_estimates(finding.estimates),
@@ -155,7 +156,7 @@ def _estimates(estimates: Sequence[Estimate]) -> Markup:
         ]
         for estimate in estimates
     ]
-    columns = ["effect", "", "value [interval]", "control", "value [interval]", "items"]
+    columns = ["effect", "", "value [interval]", "control", "value [interval]", "independent n"]
     return html.table(rows, columns, caption="Effect with interval, beside its control") if rows else Markup()
 
 

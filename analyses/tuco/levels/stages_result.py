@@ -238,7 +238,7 @@ class StagesResult(JudgedResult):
         return estimate(name, test.own, unit="logits", control=control)
 
     def _headline(self, out: list[PushTest]) -> str:
-        said = [f"in stage {test.name} by {test.own.value:+.3g} logits {test.way}" for test in out]
+        said = [f"during {test.name} by {test.own.value:+.3g} logits {test.way}" for test in out]
         return f"Fine-tuning pushed the verdict {', '.join(said)}, further than random changes of equal norm do."
 
     def _nothing(self) -> str:

@@ -189,14 +189,14 @@ def _headline(result: "TokenMapResult", out: list[Concentration]) -> str:
     overall = _overall(result)
     beside = "" if overall.control is None else f" (a random change of the same size: {overall.control.value:.1%})"
     said = [
-        f"{'more' if t.own.value > t.chance.value else 'less'} than expected at {region_phrase(t.region)} "
-        f"({t.own.value:.2f} times its average, {t.chance.value:.2f} times for random changes)"
+        f"{'more' if t.own.value > t.chance.value else 'less'} at {region_phrase(t.region)} "
+        f"({t.own.value:.2f} times its average) than random changes do ({t.chance.value:.2f} times theirs)"
         for t in out[:3]
     ]
     more = f" and {len(out) - 3} more" if len(out) > 3 else ""
     return (
-        f"Fine-tuning wrote {overall.value:.1%} of what moves the stream over these tokens{beside}; beside such "
-        f"changes it wrote {', '.join(said)}{more}."
+        f"Fine-tuning wrote {overall.value:.1%} of what moves the stream over these tokens{beside}, relatively "
+        f"{', '.join(said)}{more}."
     )
 
 
