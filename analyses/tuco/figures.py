@@ -147,7 +147,7 @@ def profile_by_depth(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
         with plotting.style():
             ax.plot([last], [np.nanmean(result.control_share)], marker="D", linestyle="none", color=plotting.CONTROL,
                     label="random change of equal norm, after the last unit")  # fmt: skip
-            ax.legend(loc="best")
+            ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0, ncols=2)
     return _name_units(result, ax)
 
 

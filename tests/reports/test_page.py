@@ -4,6 +4,7 @@ import re
 import urllib.parse
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from jaxtyping import TypeCheckError
@@ -230,3 +231,10 @@ def test_the_same_analysis_of_several_pairs_is_told_apart():
     names = [view.name for view in Report([FakeResult(), FakeResult(meta=other)]).views]
     assert names == ["fake (org/base → org/judge)", "fake (org/other)"]
     assert [view.name for view in Report([FakeResult(), FakeResult()]).views] == ["fake", "fake"]
+
+
+def test_a_preview_leaves_out_columns_that_are_empty_in_it():
+    frame = pd.DataFrame({"kept": [1.0, np.nan], "empty": [np.nan, np.nan]})
+    table = view.frame_table(frame, caption="First 2 of 2 rows")
+    assert "kept" in table and "empty</th>" not in table and "left out" in table
+    assert "left out" not in view.frame_table(frame[["kept"]], caption="")

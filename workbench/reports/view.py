@@ -118,10 +118,13 @@ def draw_panel(panel: Panel, *, prefix: str) -> Figure:
 
 
 def frame_table(frame: "pd.DataFrame", *, caption: str, rows: int = ROWS_SHOWN) -> Markup:
-    """Return the first rows of a frame as a table; missing cells are dashes."""
+    """Return the first rows of a frame as a table; missing cells are dashes, columns of nothing else are left out."""
     head = frame.head(rows).astype(object)
-    cells = head.where(head.notna(), None).to_numpy().tolist()
-    return html.table(cells, [str(name) for name in frame.columns], caption=caption)
+    shown = head.dropna(axis="columns", how="all")
+    if len(shown.columns) < len(head.columns):
+        caption = f"{caption}; columns that are empty in these rows are left out"
+    cells = shown.where(shown.notna(), None).to_numpy().tolist()
+    return html.table(cells, [str(name) for name in shown.columns], caption=caption)
 
 
 def guard_table(pair: Mapping[str, Any]) -> Markup:
