@@ -103,21 +103,25 @@ def removal(result: "PathsResult", *, view: str, ax: Axes | None = None) -> Axes
 
 
 def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
-    """Write names beside the farthest points, none over another: where two would meet, the smaller one's is left "
-    "out."""
-    span = max(float(np.ptp([*x, *y])), 1e-12)
-    placed: list[tuple[float, float, float]] = []
-    for k in np.argsort(-np.maximum(np.abs(x), np.abs(y)))[:_MOST_NAMES]:
-        left, base = float(x[k]) / span, float(y[k]) / span
+    """Write names beside the farthest points, on no other point or name; what finds no place is left out."""
+    at = np.stack([x, y], axis=1) / max(float(np.ptp([*x, *y])), 1e-12)
+    taken = [(left - 0.01, left + 0.01, base) for left, base in at]
+    for k in np.argsort(-np.abs(at).max(1))[:_MOST_NAMES]:
         size = _LETTER * len(names[k])
-        for below in (False, True):
-            at = base - _LINE if below else base
-            if all(abs(at - v) > 0.8 * _LINE or left > u + s or left + size < u for u, v, s in placed):
-                placed.append((left, at, size))
+        for right, below in ((True, False), (True, True), (False, False), (False, True)):
+            start = at[k, 0] + 0.015 if right else at[k, 0] - 0.015 - size
+            base = at[k, 1] + (-_LINE if below else _LINE) / 2
+            if all(abs(base - v) > 0.7 * _LINE or start > high or start + size < low
+                   for j, (low, high, v) in enumerate(taken) if j != k):  # fmt: skip
+                taken.append((start, start + size, base))
                 ax.annotate(
-                    plotting.label_text(names[k]), (x[k], y[k]), fontsize=8, xytext=(5, -9 if below else 3),
+                    plotting.label_text(names[k]),
+                    (x[k], y[k]),
+                    fontsize=8,
+                    xytext=(5 if right else -5, -9 if below else 2),
                     textcoords="offset points",
-                )  # fmt: skip
+                    ha="left" if right else "right",
+                )
                 break
     ax.margins(x=0.16)
 
