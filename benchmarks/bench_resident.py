@@ -55,7 +55,8 @@ def one_mode(mode: str, *, device: str, tokens: int, small: bool) -> None:
     """Run the double pass on a random pair in one mode and print one JSON line."""
     from bench_tuco import build_items
 
-    from analyses.tuco.clamp import contributions, judge_side, units
+    from analyses.tuco.clamp import contributions, judge_side
+    from analyses.tuco.cuts import units
     from workbench.pairs import load_pair, one_resident
     from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tuned_copy
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from timing import interleaved, options, print_lines, random_llama
 
-from analyses.tuco.clamp import PLAIN, Evaluation, units
+from analyses.tuco.cuts import units
+from analyses.tuco.evaluation import PLAIN, Evaluation
 from analyses.tuco.prompts import Choices, measure_prompts
 from analyses.tuco.readout import LabelGap
 from analyses.tuco.tokens.double_pass import measure_tokens

@@ -10,8 +10,7 @@ Paper: Nuti et al. 2025, Algorithm 1 and Proposition D.3, there with one block p
 Falsified if clamping a model to its own stream changes one bit of any block's output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -20,65 +19,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from analyses.tuco.cuts import Unit
+from analyses.tuco.evaluation import PLAIN, Evaluation, shortcut_applies
 from workbench.errors import ParameterError
-from workbench.hooks import (
-    Component,
-    HooksBackend,
-    Patch,
-    Site,
-    TailPlan,
-    float32_blocks,
-    last_tokens_only,
-    shared_prefix_run,
-)
-from workbench.pairs import adapter_on_first_rows
+from workbench.hooks import Component, HooksBackend, Patch, Site, TailPlan, shared_prefix_run
+from workbench.pairs import Switch, adapter_on_first_rows
 from workbench.tokens import TokenBatch
 
-Granularity = Literal["sublayer", "block", "model"] | int
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """How outputs on a recorded stream are computed, by both models alike, so that equal models give exactly 0."""
-
-    last_only: bool = False
-    """Compute only what the last token needs (the shortcut): keys and values of all tokens, the rest of one."""
-    float32: bool = False
-    """Compute blocks in float32 on the stream as the model rounded it."""
-    group: int = 1
-    """Rows in a run of so many begin alike (answer orders of one item); their common prefix is run once."""
-    doubled: bool = False
-    """Clamp both sides of an adapter pair in one batch of twice the rows, which reads the shared weights once."""
-
-    @contextmanager
-    def entered(self, executor: HooksBackend) -> Iterator[None]:
-        """While open, the executor's model computes this way."""
-        with ExitStack() as stack:
-            if self.last_only:
-                stack.enter_context(last_tokens_only(executor))
-            if self.float32:
-                stack.enter_context(float32_blocks(executor))
-            yield
-
-
-PLAIN = Evaluation()
-"""The models' own full forwards."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """One write to the residual stream: a sub-layer, a block, or several blocks."""
-
-    label: str
-    """Name in tables and figures, e.g. ``"block 3"``."""
-    layer: int
-    """Last block of the unit."""
-    component: Component
-    """Whose output is the write: ``attn_out`` or ``mlp_out``; ``resid_post`` for whole blocks."""
-    start: Site
-    """Site of the stream the unit reads."""
-    end: Site
-    """Site where the unit's output is read: the write itself, or the stream after it."""
+def no_turns(_side: Literal["base", "judge"]) -> None:
+    """Leave both models where they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,31 +47,6 @@ class Contributions:
     """The clamped base's output at each unit's end site, as the model computed it."""
     judge_outputs: Float[Tensor, "prompt unit d_model"]
     """The judge's output at each unit's end site, as the model computed it."""
-
-
-def units(granularity: Granularity, *, n_layers: int, parallel: bool) -> tuple[Unit, ...]:
-    """Return the units of a granularity, in the order they write.
-
-    Args:
-        granularity: ``"block"`` as in the paper, ``"sublayer"`` for attention and MLP apart, an
-            integer for that many blocks per segment, ``"model"`` for one segment of all blocks.
-        n_layers: Number of blocks.
-        parallel: Whether attention and MLP read the same input.
-
-    Raises:
-        ParameterError: The granularity isn't one of these.
-    """
-    if granularity == "sublayer":
-        return tuple(unit for layer in range(n_layers) for unit in _sublayers(layer, parallel))
-    size = {"block": 1, "model": n_layers}.get(granularity, granularity)  # type: ignore[arg-type]
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= n_layers:
-        raise ParameterError(
-            "no such granularity.",
-            argument="granularity",
-            got=granularity,
-            allowed=f"'block', 'sublayer', 'model', or a number of blocks from 1 to {n_layers}",
-        )
-    return tuple(_segment(start, min(start + size, n_layers)) for start in range(0, n_layers, size))
 
 
 def measure(
@@ -345,12 +270,6 @@ def clamp(
     return {site: run.activations[site] if column is None else run.activations[site][:, 0] for site in read}
 
 
-def shortcut_applies(parts: Sequence[Unit], *, n_layers: int, column: int = -1) -> bool:
-    """Return whether the last-token shortcut is exact here: every block's stream is given, the last token is read."""
-    given = {unit.start for unit in parts}
-    return column == -1 and all(Site(Component.RESID_PRE, layer) in given for layer in range(n_layers))
-
-
 def shortcut_error(
     judge: HooksBackend,
     base: HooksBackend,
@@ -358,7 +277,7 @@ def shortcut_error(
     *,
     parts: Sequence[Unit],
     how: Evaluation,
-    switch: Callable[[Literal["base", "judge"]], None] = lambda _side: None,
+    switch: Switch = no_turns,
 ) -> float:
     """Return the largest difference between shortcut and full clamp, relative to the largest write of the base.
 
@@ -380,6 +299,42 @@ def shortcut_error(
     return float(max(errors) / scale)
 
 
+class DoublePass(NamedTuple):
+    """One batch at all tokens, padding included, in the type it was computed in."""
+
+    inputs: Mapping[Site, Float[Tensor, "prompt pos d_model"]]
+    """The judge's stream entering every unit."""
+    judge: Mapping[Site, Float[Tensor, "prompt pos d_model"]]
+    """The judge's outputs, the final stream among them."""
+    base: Mapping[Site, Float[Tensor, "prompt pos d_model"]]
+    """The clamped base's outputs."""
+
+
+def double_pass(
+    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], how: Evaluation = PLAIN
+) -> DoublePass:
+    """Run steps 1 and 2 and keep all tokens; of ``how`` only the precision matters.
+
+    Args:
+        judge: Executor of the fine-tuned model.
+        base: Executor of the model before fine-tuning.
+        batch: Prompts, left-padded.
+        parts: How the network is cut.
+        how: How outputs on the recorded stream are computed.
+    """
+    how = Evaluation(float32=how.float32)
+    first, last = _ends_of_stream(judge)
+    starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
+    read = list(dict.fromkeys(unit.end for unit in parts))
+    ends = list(dict.fromkeys([*read, last]))
+    plain = how == PLAIN
+    run = judge.run(batch, capture=list(dict.fromkeys([*starts, *(ends if plain else [])])), logits="none").activations
+    inputs = {site: run[site] for site in starts}
+    outputs = run if plain else clamp(judge, batch, record=inputs, read=ends, column=None, how=how)
+    clamped = clamp(base, batch, record=inputs, read=read, column=None, how=how)
+    return DoublePass(inputs, {site: outputs[site] for site in ends}, clamped)
+
+
 def last_column(batch: TokenBatch) -> Int[Tensor, "prompt 1"]:
     """Return the column of every prompt's last token."""
     return torch.full((len(batch), 1), -1, device=batch.device)
@@ -388,26 +343,6 @@ def last_column(batch: TokenBatch) -> Int[Tensor, "prompt 1"]:
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """Return a float64 numpy copy on the CPU."""
     return tensor.detach().to("cpu", torch.float64).numpy()
-
-
-def _sublayers(layer: int, parallel: bool) -> tuple[Unit, Unit]:
-    pre, mid = Site(Component.RESID_PRE, layer), Site(Component.RESID_MID, layer)
-    attention, mlp = Component.ATTN_OUT, Component.MLP_OUT
-    return (
-        Unit(label=f"attn {layer}", layer=layer, component=attention, start=pre, end=Site(attention, layer)),
-        Unit(label=f"mlp {layer}", layer=layer, component=mlp, start=pre if parallel else mid, end=Site(mlp, layer)),
-    )
-
-
-def _segment(start: int, stop: int) -> Unit:
-    label = f"block {start}" if stop == start + 1 else f"blocks {start}-{stop - 1}"
-    return Unit(
-        label=label,
-        layer=stop - 1,
-        component=Component.RESID_POST,
-        start=Site(Component.RESID_PRE, start),
-        end=Site(Component.RESID_POST, stop - 1),
-    )
 
 
 def _ends_of_stream(executor: HooksBackend) -> tuple[Site, Site]:

@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from analyses.tuco import shares
 from analyses.tuco.clamp import (
-    PLAIN,
     Contributions,
-    Evaluation,
     FreeEnds,
     JudgeSide,
-    Unit,
     clamp,
     contributions,
     free_ends,
@@ -24,12 +21,12 @@ from analyses.tuco.clamp import (
     last_column,
     to_numpy,
 )
+from analyses.tuco.cuts import Unit
+from analyses.tuco.evaluation import PLAIN, Evaluation
 from analyses.tuco.readout import (
     FrozenReadout,
-    LabelGap,
     NormProbe,
     Readout,
-    chosen_readout,
     frozen_readout,
     read,
 )
@@ -49,19 +46,12 @@ class Choices:
     """How the network is cut."""
     norm: Norm
     """Norm of the shares."""
-    ids: tuple[int, int] | None = None
-    """Token ids of the two verdicts, short for ``readout=LabelGap(a, b)``."""
     readout: Readout | None = None
-    """What is split into signed parts; with ``ids`` None as well, nothing is."""
+    """What is split into signed parts; None for no split."""
     free_base: bool
     """Whether the base also runs freely, for OutputCo, its own number and the embedding change."""
     how: Evaluation = PLAIN
     """How outputs on the recorded stream are computed."""
-
-    @property
-    def reads(self) -> Readout | None:
-        """Return what is split into signed parts, or None."""
-        return LabelGap(*self.ids) if self.ids is not None else self.readout
 
 
 class Measured(NamedTuple):
@@ -94,10 +84,10 @@ def measure_prompts(
         change = found.embedded - free.embedded.to(found.embedded.device)
         row |= _output_quantities(side.own_final, free, norm=choices.norm, weigh=as_logits_see(judge, found.final))
         row["embedding_norm"] = _norm(change, choices.norm, as_logits_see(judge, found.final))
-        if choices.reads is not None:
-            row["base_gap"] = to_numpy(read(*readout_modules(base), free.final, readout=choices.reads))
-    if choices.reads is not None:
-        row |= _split(judge, base, found, change, readout=choices.reads)
+        if choices.readout is not None:
+            row["base_gap"] = to_numpy(read(*readout_modules(base), free.final, readout=choices.readout))
+    if choices.readout is not None:
+        row |= _split(judge, base, found, change, readout=choices.readout)
     return Measured(row, found)
 
 
@@ -142,8 +132,7 @@ def patched_gap(
     *,
     unit: Unit,
     values: Float[Tensor, "prompt d_model"],
-    ids: tuple[int, int] | None = None,
-    readout: Readout | None = None,
+    readout: Readout,
 ) -> Float[np.ndarray, " prompt"]:
     """Return the judge's number when one unit's output at the last token is replaced, the rest reacting.
 
@@ -152,17 +141,15 @@ def patched_gap(
         batch: Prompts, left-padded.
         unit: Whose output is replaced.
         values: What it is replaced with.
-        ids: Token ids of A and of B, short for ``readout=LabelGap(a, b)``.
         readout: What is read.
     """
-    what = chosen_readout(ids, readout)
     column = last_column(batch)
     last = Site(Component.RESID_POST, judge.anatomy.n_layers - 1)
     edit = Patch(site=unit.end, values=values[:, None], positions=column)
     run = judge.run(
         batch, edits=[edit], capture=[last], positions=column, logits="none", stop_after=last, check_edits=False
     )
-    return to_numpy(read(*readout_modules(judge), run.activations[last][:, 0], readout=what))
+    return to_numpy(read(*readout_modules(judge), run.activations[last][:, 0], readout=readout))
 
 
 def noise_share(

@@ -141,8 +141,7 @@ def frozen_readout(
     head: nn.Module,
     final: Float[Tensor, "prompt d_model"],
     *,
-    ids: tuple[int, int] | None = None,
-    readout: Readout | None = None,
+    readout: Readout,
 ) -> FrozenReadout:
     """Freeze the final norm at each prompt's own scale and return the linear map to the number read.
 
@@ -150,31 +149,21 @@ def frozen_readout(
         norm: The model's final norm.
         head: The model's unembedding.
         final: Residual stream after the last block, at the position read.
-        ids: Token ids of A and of B, short for ``readout=LabelGap(a, b)``.
         readout: What is read.
 
     Raises:
-        ParameterError: The norm isn't a gain times a normalised stream, so no exact split exists; or neither or
-            both of ``ids`` and ``readout`` are given.
+        ParameterError: The norm isn't a gain times a normalised stream, so no exact split exists.
     """
-    what = chosen_readout(ids, readout)
     stream = final.to(_placed(norm, head, final))
     kind = NormProbe.of(norm, stream)
-    row = _head_row(head, norm(stream), what)
+    row = _head_row(head, norm(stream), readout)
     scaled = kind.gain * kind.centre(final.double())
     normed = norm(stream).detach().double() - kind.offset
     scale = (scaled * scaled).sum(-1) / (scaled * normed).sum(-1)
     _check_linear(scaled / scale[:, None], normed)
     direction = kind.centre(kind.gain * row.slope) / scale[:, None]
-    gap = read(norm, head, final, readout=what)
+    gap = read(norm, head, final, readout=readout)
     return FrozenReadout(direction=direction, bias=(kind.offset * row.slope).sum(-1) + row.bias, gap=gap)
-
-
-def verdict_gap(
-    norm: nn.Module, head: nn.Module, final: Float[Tensor, "*lead d_model"], *, ids: tuple[int, int]
-) -> Float[Tensor, "*lead"]:
-    """Return ``logit[A] - logit[B]`` of the model's own norm and head on any final streams; float64."""
-    return read(norm, head, final, readout=LabelGap(*ids))
 
 
 @torch.no_grad()
@@ -183,17 +172,6 @@ def read(
 ) -> Float[Tensor, "*lead"]:
     """Return the number read from any final streams by the model's own norm and head; float64."""
     return readout.of_normed(head, norm(final.to(_placed(norm, head, final)))).double()
-
-
-def chosen_readout(ids: tuple[int, int] | None, readout: Readout | None) -> Readout:
-    """Return the readout meant by either way of naming one.
-
-    Raises:
-        ParameterError: Neither or both are given.
-    """
-    if (ids is None) == (readout is None):
-        raise ParameterError("say what is read, once.", argument="readout", got=readout, allowed="ids or readout")
-    return LabelGap(*ids) if readout is None and ids is not None else readout  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,7 +17,6 @@ Falsified if the judge against itself gives anything but 0, or the parts don't a
 """
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,17 +26,10 @@ import numpy as np
 import torch
 
 from analyses.looping import FEWEST_TO_CONFIRM, Prompts, check_least, interruptible, progress_bar
-from analyses.tuco.clamp import (
-    Evaluation,
-    Granularity,
-    JudgeSide,
-    Unit,
-    judge_side,
-    measure,
-    shortcut_applies,
-    shortcut_error,
-    units,
-)
+from analyses.tuco.checks import check_null, settle
+from analyses.tuco.clamp import JudgeSide, judge_side, measure
+from analyses.tuco.cuts import Granularity, Unit, units
+from analyses.tuco.evaluation import PRECISIONS, Evaluation
 from analyses.tuco.prompts import (
     Choices,
     Measured,
@@ -50,17 +42,14 @@ from analyses.tuco.prompts import (
 from analyses.tuco.readout import LabelGap, Readout
 from analyses.tuco.result import TucoResult, empty_arrays
 from analyses.tuco.shares import NORMS, Norm
-from workbench.errors import ExecutorDisagreement, ParameterError
+from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Switch, can_mix, one_resident, random_delta_pair, run_meta
+from workbench.pairs import Pair, Switch, one_resident, random_delta_pair, run_meta
 from workbench.tokens import TokenBatch
 
 RECORD_BYTES = 2**30
 """How much of the judge's stream waits for the base, with one model resident at a time."""
-
-_SHORTCUT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""Largest allowed difference of the shortcut, relative to the largest write."""
 
 
 def run(
@@ -143,7 +132,7 @@ def run(
         norm=norm,
         readout=LabelGap(*prompts.verdict_ids) if readout == "verdict" else readout,
         free_base=output_share,
-        how=_evaluation(pair, parts, precision=precision, shortcut=shortcut, group=len(prompts.orders)),
+        how=Evaluation.best(prompts, parts, precision=precision, shortcut=shortcut),
     )
     work = _Work.plan(prompts, choices=choices, batch_size=batch_size, seed=seed, confirm=confirm, resident=resident)
     with interruptible(prompts):
@@ -152,7 +141,8 @@ def run(
                 _numerics(work)
             else:
                 prompts.notes.append("the judge against itself, and the noise floor (numerics=False).")
-            _check_shortcut(work, switch=switch)
+            how, work.shortcut = settle(prompts, work.first_half[0][:1], parts=parts, how=choices.how, switch=switch)
+            work.choices = replace(choices, how=how)
             _measure_items(work, switch=switch, progress=progress)
         _measure_controls(work, draws=controls, limit=control_items, progress=progress)
     return _assemble(work, parameters=parameters, wall_time_s=time.perf_counter() - started)
@@ -188,7 +178,7 @@ class _Work:
         confirm: bool,
         resident: str,
     ) -> "_Work":
-        wanted = confirm and choices.reads is not None and prompts.n_clusters >= FEWEST_TO_CONFIRM
+        wanted = confirm and choices.readout is not None and prompts.n_clusters >= FEWEST_TO_CONFIRM
         parts = prompts.halves(seed=seed) if wanted else (range(len(prompts)), ())
         halves = [tuple(prompts.batches(batch_size, items=part)) for part in parts]
         work = cls(
@@ -203,9 +193,9 @@ class _Work:
         )
         if not wanted:
             why = f"fewer than {FEWEST_TO_CONFIRM} independent items"
-            why = "confirm=False" if not confirm else "no readout was asked for" if choices.reads is None else why
+            why = "confirm=False" if not confirm else "no readout was asked for" if choices.readout is None else why
             prompts.notes.append(f"taking a unit out in a real forward ({why}).")
-        if choices.reads is None:
+        if choices.readout is None:
             prompts.notes.append("the signed split of what is read (readout=None).")
         if not choices.free_base:
             prompts.notes.append("OutputCo, the base's own verdicts and the embedding change (output_share=False).")
@@ -216,56 +206,16 @@ class _Work:
         self.arrays[name][list(items)] = self.prompts.by_item(values)
 
 
-def _evaluation(pair: Pair, parts: Sequence[Unit], *, precision: str, shortcut: bool, group: int) -> Evaluation:
-    half = pair.dtype.itemsize < 4
-    fast = shortcut and shortcut_applies(parts, n_layers=pair.n_layers)
-    return Evaluation(
-        last_only=fast,
-        float32=half and precision != "model",
-        group=group if fast else 1,
-        doubled=fast and can_mix(pair.base, pair.judge),
-    )
-
-
 def _numerics(work: _Work) -> None:
     """Step 7a: the judge against itself is exactly 0 in the same shape; in another shape it is the noise floor."""
     judge, choices = work.prompts.pair.executor("judge"), work.choices
     batch = work.prompts.batch(work.first_half[0][:2])
-    # Not doubled: there the second half is the base whoever is asked.
-    how = replace(choices.how, doubled=False)
+    how = choices.how.alone
     found = measure(judge, judge, batch, parts=choices.parts, how=how)
     row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge, found.final))
     work.identical = float(row["finetuned_norm"].max())
-    if work.identical != 0.0:
-        raise ExecutorDisagreement(
-            "the judge clamped to its own stream doesn't repeat itself, so a contribution can't be told from noise.",
-            argument="pair",
-            got=f"|F| = {work.identical:.3g} where 0 was due",
-            fix="Use deterministic kernels (torch.use_deterministic_algorithms) or attention='eager'.",
-        )
+    check_null(work.identical)
     work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=how)
-
-
-def _check_shortcut(work: _Work, *, switch: Switch) -> None:
-    """Hold the shortcut against full forwards on the first item, and give it up where it isn't the same."""
-    if not work.choices.how.last_only:
-        return
-    pair, choices = work.prompts.pair, work.choices
-    batch = work.prompts.batch(work.first_half[0][:1])
-    work.shortcut = shortcut_error(
-        pair.executor("judge"), pair.executor("base"), batch, parts=choices.parts, how=choices.how, switch=switch
-    )
-    exact = choices.how.float32 or pair.dtype not in (torch.bfloat16, torch.float16)
-    tolerance = _SHORTCUT_TOLERANCE[torch.float32] if exact else 2e-2
-    if work.shortcut <= tolerance:
-        return
-    said = (
-        f"the last-token shortcut: it differs from full forwards by {work.shortcut:.2g} of the largest write here "
-        f"(allowed {tolerance:.0e}), so full forwards were run."
-    )
-    work.choices = replace(choices, how=replace(choices.how, last_only=False, group=1, doubled=False))
-    work.prompts.notes.append(said)
-    warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
 def _measure_items(work: _Work, *, switch: Switch, progress: bool) -> None:
@@ -348,7 +298,7 @@ def _choose_unit(work: _Work) -> Unit:
 
 def _confirm(work: _Work, judge: HooksBackend, batch: TokenBatch, chosen: Sequence[int], measured: Measured) -> None:
     """Step 8: run the judge with that unit's write replaced by the base's, and by a random change of equal length."""
-    unit, reads = work.confirmed, work.choices.reads
+    unit, reads = work.confirmed, work.choices.readout
     if unit is None or reads is None:
         return
     index = work.choices.parts.index(unit)
@@ -397,7 +347,7 @@ def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: b
 
 
 def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float) -> TucoResult:
-    prompts, parts, reads = work.prompts, work.choices.parts, work.choices.reads
+    prompts, parts, reads = work.prompts, work.choices.parts, work.choices.readout
     arrays = {
         name: prompts.kept(array, axis=1 if name.startswith("control_") else 0) for name, array in work.arrays.items()
     }
@@ -433,7 +383,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
 
 
 def _check(norm: str, precision: str, resident: str) -> None:
-    for name, value, allowed in (("norm", norm, NORMS), ("precision", precision, ("auto", "model", "float32"))):
+    for name, value, allowed in (("norm", norm, NORMS), ("precision", precision, PRECISIONS)):
         if value not in allowed:
             raise ParameterError("unknown choice.", argument=name, got=value, allowed=allowed)
     if resident in ("both", "one"):

@@ -6,7 +6,8 @@ import torch
 
 from analyses import tuco
 from analyses.tuco import shares
-from analyses.tuco.clamp import clamp, measure, to_numpy, units
+from analyses.tuco.clamp import clamp, measure, to_numpy
+from analyses.tuco.cuts import units
 from workbench.errors import ExecutorDisagreement
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.judges import JudgeItem

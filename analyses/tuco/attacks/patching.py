@@ -19,8 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.tuco.clamp import Contributions, Unit, last_column, to_numpy
-from analyses.tuco.readout import verdict_gap
+from analyses.tuco.clamp import Contributions, last_column, to_numpy
+from analyses.tuco.cuts import Unit
+from analyses.tuco.prompts import readout_modules
+from analyses.tuco.readout import Readout, read
 from workbench.hooks import Component, Custom, Edit, HooksBackend, Patch, Site, Steer
 from workbench.tokens import TokenBatch
 
@@ -57,8 +59,8 @@ class AttackedRun:
     """What was written on these prompts."""
     record: Mapping[Site, Float[Tensor, "prompt pos d_model"]]
     """The judge's stream where units and their blocks begin."""
-    ids: tuple[int, int]
-    """Token ids of the two verdicts."""
+    readout: Readout
+    """What is read."""
 
     @classmethod
     def of(
@@ -69,7 +71,7 @@ class AttackedRun:
         *,
         parts: Sequence[Unit],
         found: Contributions,
-        ids: tuple[int, int],
+        readout: Readout,
     ) -> "AttackedRun":
         """Record the judge's stream on these prompts."""
         blocks = [Site(Component.RESID_PRE, unit.layer) for unit in parts]
@@ -82,7 +84,7 @@ class AttackedRun:
             parts=tuple(parts),
             found=found,
             record={site: record[site] for site in sites},
-            ids=ids,
+            readout=readout,
         )
 
     def with_one(self, index: int, finetuned: Float[Tensor, "prompt d_model"]) -> Float[np.ndarray, " prompt"]:
@@ -151,9 +153,7 @@ class AttackedRun:
         return self._gap(run.activations[last][:, 0])
 
     def _gap(self, final: Float[Tensor, "prompt d_model"]) -> np.ndarray:
-        anatomy = self.judge.anatomy
-        modules = [self.judge.module.get_submodule(path) for path in (anatomy.final_norm, anatomy.unembed)]
-        return to_numpy(verdict_gap(modules[0], modules[1], final, ids=self.ids))
+        return to_numpy(read(*readout_modules(self.judge), final, readout=self.readout))
 
 
 def _earlier_tokens(stream: Tensor) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ Falsified if base and judge are the same model and any effect on F isn't exactly
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,12 @@ from analyses.tuco.attacks.contrasts import VARIANTS, Variant
 from analyses.tuco.attacks.patching import CONTROLS, AttackedRun, null_error, patched_gaps
 from analyses.tuco.attacks.result import AttackResult
 from analyses.tuco.attacks.token_map import TokenMap, spread_items
-from analyses.tuco.clamp import Contributions, Granularity, measure, units
+from analyses.tuco.checks import settle
+from analyses.tuco.clamp import Contributions, measure
+from analyses.tuco.cuts import Granularity, units
+from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.prompts import Choices, Measured, measure_prompts, noise_share
+from analyses.tuco.readout import LabelGap
 from analyses.tuco.shares import Norm
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
@@ -103,7 +107,10 @@ def compare_attacks(
         pair, variants, parts=parts, norm=norm, orders=orders, draws=controls, batch_size=batch_size, seed=seed
     )
     with interruptible(work.clean):
-        work.noise = noise_share(pair.executor("judge"), work.clean.batch(work.first[0][:2]), parts=parts, norm=norm)
+        how, _ = settle(work.clean, work.first[0][:1], parts=parts, how=work.choices.how)
+        work.choices = replace(work.choices, how=how)
+        batch = work.clean.batch(work.first[0][:2])
+        work.noise = noise_share(pair.executor("judge"), batch, parts=parts, norm=norm, how=how.alone)
         _measure_items(work, patch=patch, progress=progress)
         _measure_controls(work, limit=control_items, progress=progress)
         _measure_tokens(work, limit=token_items, progress=progress)
@@ -173,7 +180,13 @@ class _Work:
             pair=pair,
             variants=variants,
             prompts=prompts,
-            choices=Choices(parts=parts, norm=norm, ids=clean.verdict_ids, free_base=True),
+            choices=Choices(
+                parts=parts,
+                norm=norm,
+                readout=LabelGap(*clean.verdict_ids),
+                free_base=True,
+                how=Evaluation.best(clean, parts),
+            ),
             batch_size=batch_size,
             seed=seed,
             first=tuple(clean.batches(batch_size, items=halves[0])),
@@ -186,11 +199,6 @@ class _Work:
     def clean(self) -> Prompts:
         """Return the clean prompts, which keep track of what is done."""
         return self.prompts["clean"]
-
-    @property
-    def ids(self) -> tuple[int, int]:
-        """Return the token ids of the two verdicts."""
-        return self.clean.verdict_ids
 
     @property
     def carrier_sign(self) -> np.ndarray:
@@ -248,8 +256,13 @@ def _patch(
         return
     batch = work.prompts["attack"].batch(chosen)
     run = AttackedRun.of(
-        judge, base, batch, parts=work.choices.parts, found=found["attack"].found, ids=work.ids
-    )  # fmt: skip
+        judge,
+        base,
+        batch,
+        parts=work.choices.parts,
+        found=found["attack"].found,
+        readout=LabelGap(*work.clean.verdict_ids),
+    )
     if np.isnan(work.null):
         work.null = null_error(run, gap=found["attack"].row["judge_gap"])
     gaps = patched_gaps(
@@ -271,7 +284,7 @@ def _other_items(work: _Work, judge: HooksBackend, base: HooksBackend, chosen: S
     pool = [i for batch in work.first for i in batch]
     rng = np.random.default_rng([work.seed, 1, *chosen])
     drawn = rng.choice(pool, size=len(chosen), replace=len(pool) < len(chosen))
-    return measure(judge, base, work.clean.batch(int(i) for i in drawn), parts=work.choices.parts)
+    return measure(judge, base, work.clean.batch(int(i) for i in drawn), parts=work.choices.parts, how=work.choices.how)
 
 
 def _measure_controls(work: _Work, *, limit: int | None, progress: bool) -> None:
@@ -288,7 +301,7 @@ def _measure_controls(work: _Work, *, limit: int | None, progress: bool) -> None
             f"random judges on {len(work.clean) - len(chosen)} of {len(work.clean)} items (control_items)."
         )
     base = work.pair.executor("base")
-    choices = Choices(parts=work.choices.parts, norm=work.choices.norm, ids=work.ids, free_base=False)
+    choices = replace(work.choices, free_base=False)
     with progress_bar(draws * len(chosen), title="random judges", shown=progress) as bar:
         for draw in range(draws):
             control = random_delta_pair(work.pair, seed=work.seed + draw)

@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.tuco.clamp import Unit, clamp, to_numpy
+from analyses.tuco.clamp import double_pass, to_numpy
+from analyses.tuco.cuts import Unit
+from analyses.tuco.evaluation import PLAIN, Evaluation
 from analyses.tuco.prompts import Weigh, as_logits_see
 from analyses.tuco.shares import Norm, share
-from workbench.hooks import Component, HooksBackend, Site
+from workbench.hooks import Component, HooksBackend
 from workbench.tokens import TokenBatch
 
 BEFORE = "before the suffix"
@@ -67,7 +69,13 @@ def span_names(names: Sequence[str], common: Shared, *, carrier: str) -> list[st
 
 
 def token_shares(
-    judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], norm: Norm
+    judge: HooksBackend,
+    base: HooksBackend,
+    batch: TokenBatch,
+    *,
+    parts: Sequence[Unit],
+    norm: Norm,
+    how: Evaluation = PLAIN,
 ) -> TokenShares:
     """Measure the share of fine-tuning at every token in one double pass.
 
@@ -77,20 +85,18 @@ def token_shares(
         batch: Prompts, left-padded.
         parts: How the network is cut.
         norm: Norm of the shares.
+        how: How outputs on the recorded stream are computed; of this the precision.
     """
-    starts = list(dict.fromkeys([Site(Component.RESID_PRE, 0), *(unit.start for unit in parts)]))
-    ends = list(dict.fromkeys(unit.end for unit in parts))
-    record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
-    clamped = clamp(base, batch, record={site: record[site] for site in starts}, read=ends, column=None)
-    weigh = as_logits_see(judge, record[ends[-1]][:, -1]) if norm == "final_norm" else _unweighed
+    run = double_pass(judge, base, batch, parts=parts, how=how)
+    weigh = as_logits_see(judge, run.judge[parts[-1].end][:, -1]) if norm == "final_norm" else _unweighed
     finetuned_sum: Tensor | float = 0.0
     pretrained_sum: Tensor | float = 0.0
     by_unit = []
     for unit in parts:
-        expected = clamped[unit.end].float()
-        finetuned = record[unit.end].float() - expected
+        expected = run.base[unit.end].float()
+        finetuned = run.judge[unit.end].float() - expected
         whole = unit.component is Component.RESID_POST
-        pretrained = expected - record[unit.start].float() if whole else expected
+        pretrained = expected - run.inputs[unit.start].float() if whole else expected
         by_unit.append(_share(finetuned, pretrained, norm=norm, weigh=weigh))
         finetuned_sum, pretrained_sum = finetuned_sum + finetuned, pretrained_sum + pretrained
     total = _share(torch.as_tensor(finetuned_sum), torch.as_tensor(pretrained_sum), norm=norm, weigh=weigh)

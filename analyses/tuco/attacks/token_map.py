@@ -129,7 +129,7 @@ class TokenMap:
         prompts = self.prompts[name]
         batch = prompts.encoded.batch(rows, device=prompts.pair.device)
         judge, base = prompts.pair.executor("judge"), prompts.pair.executor("base")
-        found = token_shares(judge, base, batch, parts=choices.parts, norm=choices.norm)
+        found = token_shares(judge, base, batch, parts=choices.parts, norm=choices.norm, how=choices.how)
         shared_columns = [
             _columns(self.common[row], length=len(prompts.encoded.rows[row]), width=batch.ids.shape[1]) for row in rows
         ]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -106,15 +105,6 @@ def look(
         with float32_blocks(executor):
             seen = attention_patterns(executor, batch, columns=last_column(batch), edits=edits)
     return Glimpse(seen, _last(wanted))
-
-
-def computes_in_half(executor: HooksBackend) -> bool:
-    """Return whether a model's blocks compute in half precision and have a float32 copy (aren't quantised)."""
-    blocks = executor.module.get_submodule(executor.anatomy.blocks_path)
-    kinds = {parameter.dtype for parameter in blocks.parameters()}
-    return bool(kinds & {torch.float16, torch.bfloat16}) and all(
-        kind.is_floating_point and kind.itemsize > 1 for kind in kinds
-    )
 
 
 def _streams(executor: HooksBackend) -> list[Site]:

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.tuco.clamp import to_numpy, units
+from analyses.tuco.clamp import to_numpy
+from analyses.tuco.cuts import units
 from analyses.tuco.heads.glimpse import Glimpse
 from analyses.tuco.heads.projections import Projection
 from analyses.tuco.heads.split import HeadSplit

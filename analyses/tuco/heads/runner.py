@@ -24,14 +24,13 @@ import numpy as np
 from analyses.cells import cell_intervals, family_p
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.metrics import FEWEST_DRAWS, further_draw
+from analyses.tuco.checks import check_null
 from analyses.tuco.clamp import to_numpy
-from analyses.tuco.heads.glimpse import computes_in_half
 from analyses.tuco.heads.naming import name_strongest, sum_neurons, try_named
 from analyses.tuco.heads.result import HeadsResult
 from analyses.tuco.heads.split import PARTS, HeadSplit, rounding_push
 from analyses.tuco.heads.work import HeadWork
 from analyses.tuco.readout import LabelGap, Readout
-from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, random_delta_pair, run_meta
@@ -89,7 +88,7 @@ def split_heads(
     work = HeadWork.plan(
         Prompts.of(pair, items, orders=orders),
         readout=None if isinstance(readout, str) else readout,
-        float32=_widened(pair, precision),
+        precision=precision,
         neurons=neurons,
         seed=seed,
         confirm=confirm,
@@ -118,26 +117,10 @@ def _check_itself(work: HeadWork, *, size: int) -> None:
     found, _, _ = work.split(work.judge, work.judge, chosen, neurons=work.neurons > 0)
     parts = [found.head_push, found.region_push, found.part_push, found.attention_bias_push, found.mlp_push]
     work.identical = max(float(part.abs().max()) for part in (*parts, *found.neurons))
-    if work.identical != 0.0:
-        raise ExecutorDisagreement(
-            "the judge clamped to its own stream doesn't repeat itself, so a head's change can't be told from noise.",
-            argument="pair",
-            got=f"a push of {work.identical:.3g} where 0 was due",
-            fix="Use deterministic kernels (torch.use_deterministic_algorithms) or attention='eager'.",
-        )
+    check_null(work.identical, name="a push")
     batch = work.prompts.batch(chosen)
     if len(batch) > 1:
         work.noise = rounding_push(work.judge, batch, readout=work.readout, float32=work.float32)
-
-
-def _widened(pair: Pair, precision: str) -> bool:
-    """Return whether blocks compute in float32."""
-    if precision not in ("auto", "model", "float32"):
-        raise ParameterError(
-            "unknown choice.", argument="precision", got=precision, allowed=("auto", "model", "float32")
-        )
-    half = [computes_in_half(pair.executor(side)) for side in ("base", "judge")]
-    return all(half) if precision == "auto" else precision == "float32" and pair.dtype.itemsize < 4
 
 
 def _measure_items(work: HeadWork, *, size: int, progress: bool) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.looping import FEWEST_TO_CONFIRM, Prompts
+from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.heads.glimpse import Glimpse
 from analyses.tuco.heads.split import HeadSplit, split_batch
 from analyses.tuco.readout import LabelGap, Readout
@@ -68,14 +69,14 @@ class HeadWork:
 
     @classmethod
     def plan(
-        cls, prompts: Prompts, *, readout: Readout | None, float32: bool, neurons: int, seed: int, confirm: bool
+        cls, prompts: Prompts, *, readout: Readout | None, precision: str, neurons: int, seed: int, confirm: bool
     ) -> "HeadWork":
         """Find the regions of all prompts, split the items and note what can't be measured.
 
         Args:
             prompts: The items as prompts.
             readout: What is read; None is the gap of the two verdict labels.
-            float32: Whether blocks compute in float32 on the judge's stream.
+            precision: See :meth:`analyses.tuco.evaluation.Evaluation.best`.
             neurons: How many neurons to name in each layer.
             seed: Seed of the halves.
             confirm: Whether the named head will be replaced in real forwards.
@@ -96,7 +97,7 @@ class HeadWork:
         return cls(
             prompts=prompts,
             readout=LabelGap(*prompts.verdict_ids) if readout is None else readout,
-            float32=float32,
+            float32=Evaluation.best(prompts, (), precision=precision, shortcut=False).float32,
             regions=regions,
             region_rows=[[index[name] for name in row] for row in rows],
             neurons=0 if missing or not enough else neurons,

@@ -13,16 +13,20 @@ Falsified if the judge against itself gives anything but 0, or a random judge is
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
-from analyses.tuco.clamp import Granularity, units
+from analyses.tuco.checks import check_null, settle
+from analyses.tuco.cuts import Granularity, units
+from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.levels.result import ITSELF, OTHER, PAIR, RANDOM, LevelsResult
 from analyses.tuco.prompts import Choices, measure_prompts
+from analyses.tuco.readout import LabelGap
 from analyses.tuco.shares import Norm
-from workbench.errors import ExecutorDisagreement, PairMismatch, ParameterError
+from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, random_delta_pair, run_meta
@@ -73,10 +77,18 @@ def compare_levels(
     _check_others(pair, others)
     prompts = Prompts.of(pair, items, orders=orders)
     parts = units(granularity, n_layers=pair.n_layers, parallel=pair.anatomy("judge").parallel)
-    choices = Choices(parts=parts, norm=norm, ids=prompts.verdict_ids, free_base=False)
+    choices = Choices(
+        parts=parts,
+        norm=norm,
+        readout=LabelGap(*prompts.verdict_ids),
+        free_base=False,
+        how=Evaluation.best(prompts, parts).alone,
+    )
     levels = _levels(prompts, others, draws=draws, seed=seed)
     arrays = {name: np.full((len(levels), len(prompts), len(prompts.orders)), np.nan) for name in _NAMES}
     with interruptible(prompts):
+        how, _ = settle(prompts, next(prompts.batches(batch_size))[:1], parts=parts, how=choices.how)
+        choices = replace(choices, how=how)
         _measure(prompts, levels, arrays, choices=choices, batch_size=batch_size, progress=progress)
     parameters = {
         "others": list(others),
@@ -156,20 +168,9 @@ def _measure(
                 for name, values in found.items():
                     arrays[name][index, list(chosen)] = prompts.by_item(values)
                 if level.kind == ITSELF:
-                    _check_zero(found)
+                    check_null(float(found["finetuned_norm"].max()))
             prompts.done[list(chosen)] = True
             bar.update(len(chosen))
-
-
-def _check_zero(found: Mapping[str, np.ndarray]) -> None:
-    largest = float(found["finetuned_norm"].max())
-    if largest != 0.0:
-        raise ExecutorDisagreement(
-            "the judge clamped to its own stream doesn't repeat itself, so a contribution can't be told from noise.",
-            argument="pair",
-            got=f"|F| = {largest:.3g} where 0 was due",
-            fix="Use deterministic kernels (torch.use_deterministic_algorithms) or attention='eager'.",
-        )
 
 
 def _check_others(pair: Pair, others: Mapping[str, Pair]) -> None:

@@ -26,7 +26,10 @@ from torch import Tensor
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.tuco import shares
-from analyses.tuco.clamp import Granularity, JudgeSide, Unit, contributions, judge_side, to_numpy, units
+from analyses.tuco.checks import settle
+from analyses.tuco.clamp import JudgeSide, contributions, judge_side, to_numpy
+from analyses.tuco.cuts import Granularity, Unit, units
+from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.levels.stages_result import StagesResult
 from analyses.tuco.prompts import as_logits_see, readout_modules
 from analyses.tuco.readout import FrozenReadout, LabelGap, frozen_readout
@@ -82,8 +85,10 @@ def compare_stages(
     last = list(named.values())[-1]
     prompts = Prompts.of(last, items, orders=orders)
     parts = units(granularity, n_layers=last.n_layers, parallel=last.anatomy("judge").parallel)
-    work = _Work(prompts=prompts, stages=named, parts=parts, norm=norm, arrays=_blank(prompts, named, parts))
+    how = Evaluation.best(prompts, parts).alone
+    work = _Work(prompts=prompts, stages=named, parts=parts, norm=norm, how=how, arrays=_blank(prompts, named, parts))
     with interruptible(prompts):
+        work.how, _ = settle(prompts, next(prompts.batches(batch_size))[:1], parts=parts, how=how)
         _measure(work, batch_size=batch_size, progress=progress)
         _measure_controls(
             work, draws=controls, limit=control_items, batch_size=batch_size, seed=seed, progress=progress
@@ -131,6 +136,7 @@ class _Work:
     stages: Mapping[str, Pair]
     parts: tuple[Unit, ...]
     norm: Norm
+    how: Evaluation
     arrays: dict[str, np.ndarray]
 
     @property
@@ -158,8 +164,8 @@ class _Clamped:
 
 def _clamped(work: _Work, batch: TokenBatch) -> _Clamped:
     """Steps 1 and 2."""
-    side = judge_side(work.last, batch, parts=work.parts)
-    found = [contributions(side, model, batch, parts=work.parts) for model in work.models()]
+    side = judge_side(work.last, batch, parts=work.parts, how=work.how)
+    found = [contributions(side, model, batch, parts=work.parts, how=work.how) for model in work.models()]
     first = found[0]
     ids = work.prompts.verdict_ids
     return _Clamped(
@@ -241,7 +247,7 @@ def _measure_controls(
                 batch = prompts.batch(some)
                 found = _clamped(work, batch)
                 for k, judge in judges:
-                    output = contributions(found.side, judge, batch, parts=work.parts).base_outputs
+                    output = contributions(found.side, judge, batch, parts=work.parts, how=work.how).base_outputs
                     write = output.float() - found.outputs[k].float()
                     norm = shares.vector_norm(_seen(work, found, write).sum(1), norm=work.norm)
                     push = _pushes(write, found.readout.direction).sum(-1)

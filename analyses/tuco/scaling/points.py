@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analyses.tuco.clamp import last_column, to_numpy
 from analyses.tuco.prompts import readout_modules
-from analyses.tuco.readout import verdict_gap
+from analyses.tuco.readout import LabelGap, read
 from workbench.errors import ExecutorDisagreement
 from workbench.hooks import Component, HooksBackend, Site, float32_blocks, weight_sharing_shadow
 from workbench.pairs import Pair, Scaling, Side, identical_pair, scaled_logits
@@ -155,4 +155,4 @@ def _float32_gap(executor: HooksBackend, batch: TokenBatch, *, ids: tuple[int, i
     last = Site(Component.RESID_POST, executor.anatomy.n_layers - 1)
     with float32_blocks(executor):
         run = executor.run(batch, capture=[last], positions=last_column(batch), logits="none", stop_after=last)
-    return to_numpy(verdict_gap(*readout_modules(executor), run.activations[last][:, 0], ids=ids))
+    return to_numpy(read(*readout_modules(executor), run.activations[last][:, 0], readout=LabelGap(*ids)))

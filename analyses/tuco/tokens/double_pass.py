@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analyses.tuco.clamp import Unit, clamp, to_numpy
+from analyses.tuco.clamp import clamp, to_numpy
+from analyses.tuco.cuts import Unit
 from analyses.tuco.shares import share
 from analyses.tuco.tokens.gauge import Gauge
 from workbench.errors import ParameterError

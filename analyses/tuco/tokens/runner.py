@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
-from analyses.tuco.clamp import Granularity, Unit, units
+from analyses.tuco.cuts import Granularity, Unit, units
 from analyses.tuco.shares import Norm
 from analyses.tuco.tokens.averages import PromptTokens, by_prompt, completion_curve, region_means
 from analyses.tuco.tokens.completions import CompletedRows, Completions, Positions, completed_rows

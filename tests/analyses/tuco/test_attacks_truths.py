@@ -8,9 +8,10 @@ from analyses import tuco
 from analyses.tuco.attacks import VARIANTS, compare_attacks
 from analyses.tuco.attacks.patching import AttackedRun, null_error, patched_gaps
 from analyses.tuco.attacks.sharing import BEFORE, shared, span_means, span_names, token_shares
-from analyses.tuco.clamp import measure, to_numpy, units
+from analyses.tuco.clamp import measure, to_numpy
+from analyses.tuco.cuts import units
 from analyses.tuco.prompts import as_logits_see
-from analyses.tuco.readout import verdict_gap
+from analyses.tuco.readout import LabelGap, read
 from analyses.tuco.shares import share, vector_norm
 from workbench.hooks import Component, Patch, Site
 from workbench.judges import JudgeItem, attack_variants
@@ -40,7 +41,7 @@ def attacked(pair, *, granularity="block", indices=(0, 1, 5, 8)):
     batch, ids = encoded.batch(list(indices)), encoded.first_token_ids
     clean = measure(judge, base, pair.encode(variants.clean).batch(list(indices)), parts=parts)
     run = AttackedRun.of(
-        judge, base, batch, parts=parts, found=measure(judge, base, batch, parts=parts), ids=(ids.a, ids.b)
+        judge, base, batch, parts=parts, found=measure(judge, base, batch, parts=parts), readout=LabelGap(ids.a, ids.b)
     )
     with torch.no_grad():
         logits = to_numpy(pair.judge(**batch.forward_kwargs()).logits[:, -1])
@@ -121,7 +122,7 @@ def test_all_units_at_once_equal_a_loop_over_the_blocks(pair):
     np.testing.assert_allclose(run.with_first(clean.finetuned), np.stack(expected, axis=1), atol=1e-5)
     norm, head = (pair.judge.get_submodule(getattr(run.judge.anatomy, name)) for name in ("final_norm", "unembed"))
     np.testing.assert_allclose(
-        run.with_all(clean.finetuned), to_numpy(verdict_gap(norm, head, stream, ids=run.ids)), atol=1e-5
+        run.with_all(clean.finetuned), to_numpy(read(norm, head, stream, readout=run.readout)), atol=1e-5
     )
 
 
@@ -137,7 +138,7 @@ def test_where_one_block_is_tuned_it_alone_carries_all():
     with torch.no_grad():
         logits = to_numpy(pair.base(**run.batch.forward_kwargs()).logits[:, -1])
     np.testing.assert_allclose(
-        run.with_all(torch.zeros_like(clean.finetuned)), logits[:, run.ids[0]] - logits[:, run.ids[1]], atol=1e-5
+        run.with_all(torch.zeros_like(clean.finetuned)), logits[:, run.readout.a] - logits[:, run.readout.b], atol=1e-5
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
-from analyses.tuco.clamp import measure, units
+from analyses.tuco.clamp import measure
+from analyses.tuco.cuts import units
 from analyses.tuco.heads.glimpse import computes_in_half, look, record_judge
 from analyses.tuco.heads.projections import Projection
 from analyses.tuco.heads.split import PARTS, _Layers, _shapley, rounding_push, split_batch

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.tuco.clamp import measure, to_numpy, units
+from analyses.tuco.clamp import measure, to_numpy
+from analyses.tuco.cuts import units
 from analyses.tuco.shares import vector_norm
 from analyses.tuco.tokens import map_tokens
 from analyses.tuco.tokens.averages import PromptTokens, region_means
