@@ -23,9 +23,9 @@ from analyses.tuco.clamp import (
 )
 from analyses.tuco.cuts import Unit
 from analyses.tuco.evaluation import PLAIN, Evaluation
+from analyses.tuco.gauge import Gauge
 from analyses.tuco.readout import (
     FrozenReadout,
-    NormProbe,
     Readout,
     frozen_readout,
     read,
@@ -77,13 +77,13 @@ def measure_prompts(
     """
     side = judge_side(judge, batch, parts=choices.parts, how=choices.how) if side is None else side
     found = contributions(side, base, batch, parts=choices.parts, how=choices.how)
-    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge, found.final))
+    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge))
     change = torch.zeros_like(found.embedded)
     if choices.free_base:
         free = free_ends(base, batch, how=choices.how)
         change = found.embedded - free.embedded.to(found.embedded.device)
-        row |= _output_quantities(side.own_final, free, norm=choices.norm, weigh=as_logits_see(judge, found.final))
-        row["embedding_norm"] = _norm(change, choices.norm, as_logits_see(judge, found.final))
+        row |= _output_quantities(side.own_final, free, norm=choices.norm, weigh=as_logits_see(judge))
+        row["embedding_norm"] = _norm(change, choices.norm, as_logits_see(judge))
         if choices.readout is not None:
             row["base_gap"] = to_numpy(read(*readout_modules(base), free.final, readout=choices.readout))
     if choices.readout is not None:
@@ -95,11 +95,10 @@ Weigh = Callable[[Float[Tensor, "*lead d_model"]], Float[Tensor, "*lead d_model"
 """Turns a write into what logits see of it."""
 
 
-def as_logits_see(executor: HooksBackend, final: Float[Tensor, "prompt d_model"]) -> Weigh:
+def as_logits_see(executor: HooksBackend) -> Weigh:
     """Return the linear part of a model's final norm, up to its scale: centring where it centres, then the gain."""
-    norm, _ = readout_modules(executor)
-    kind = NormProbe.of(norm, final.to(next(norm.parameters(), final).dtype))
-    return lambda write: kind.gain * kind.centre(write.double())
+    gauge = Gauge.of("final_norm", executor)
+    return lambda write: gauge.weigh(write.double())
 
 
 def share_quantities(found: Contributions, *, norm: Norm, weigh: Weigh) -> Row:
@@ -168,7 +167,7 @@ def noise_share(
     """
     side = judge_side(judge, batch, parts=parts, how=how)
     ends = list(dict.fromkeys(unit.end for unit in parts))
-    weigh = as_logits_see(judge, side.outputs[ends[-1]].float())
+    weigh = as_logits_see(judge)
 
     def largest(rows: slice, outputs: Mapping[Site, Tensor]) -> float:
         first = torch.stack([side.outputs[unit.end][rows].float() for unit in parts], dim=1)

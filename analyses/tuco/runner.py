@@ -212,7 +212,7 @@ def _numerics(work: _Work) -> None:
     batch = work.prompts.batch(work.first_half[0][:2])
     how = choices.how.alone
     found = measure(judge, judge, batch, parts=choices.parts, how=how)
-    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge, found.final))
+    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge))
     work.identical = float(row["finetuned_norm"].max())
     check_null(work.identical)
     work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=how)

@@ -15,7 +15,7 @@ from torch import Tensor
 from analyses.tuco.clamp import double_pass, to_numpy
 from analyses.tuco.cuts import Unit
 from analyses.tuco.evaluation import PLAIN, Evaluation
-from analyses.tuco.prompts import Weigh, as_logits_see
+from analyses.tuco.gauge import Gauge
 from analyses.tuco.shares import Norm, share
 from workbench.hooks import Component, HooksBackend
 from workbench.tokens import TokenBatch
@@ -88,7 +88,7 @@ def token_shares(
         how: How outputs on the recorded stream are computed; of this the precision.
     """
     run = double_pass(judge, base, batch, parts=parts, how=how)
-    weigh = as_logits_see(judge, run.judge[parts[-1].end][:, -1]) if norm == "final_norm" else _unweighed
+    gauge = Gauge.of(norm, judge)
     finetuned_sum: Tensor | float = 0.0
     pretrained_sum: Tensor | float = 0.0
     by_unit = []
@@ -97,9 +97,9 @@ def token_shares(
         finetuned = run.judge[unit.end].float() - expected
         whole = unit.component is Component.RESID_POST
         pretrained = expected - run.inputs[unit.start].float() if whole else expected
-        by_unit.append(_share(finetuned, pretrained, norm=norm, weigh=weigh))
+        by_unit.append(_share(finetuned, pretrained, gauge=gauge))
         finetuned_sum, pretrained_sum = finetuned_sum + finetuned, pretrained_sum + pretrained
-    total = _share(torch.as_tensor(finetuned_sum), torch.as_tensor(pretrained_sum), norm=norm, weigh=weigh)
+    total = _share(torch.as_tensor(finetuned_sum), torch.as_tensor(pretrained_sum), gauge=gauge)
     return TokenShares(total, np.stack(by_unit, axis=-1))
 
 
@@ -121,11 +121,6 @@ def span_means(
     return means
 
 
-def _unweighed(write: Tensor) -> Tensor:
-    return write
-
-
-def _share(finetuned: Tensor, pretrained: Tensor, *, norm: Norm, weigh: Weigh) -> Float[np.ndarray, "prompt pos"]:
-    order = 1 if norm == "l1" else 2
-    sizes = [to_numpy(torch.linalg.vector_norm(weigh(x), ord=order, dim=-1)) for x in (finetuned, pretrained)]
+def _share(finetuned: Tensor, pretrained: Tensor, *, gauge: Gauge) -> Float[np.ndarray, "prompt pos"]:
+    sizes = [to_numpy(gauge.norm(gauge.weigh(x))) for x in (finetuned, pretrained)]
     return share(sizes[0], sizes[1])

@@ -217,7 +217,7 @@ def _step(found: _Clamped, k: int) -> Float[Tensor, "prompt unit d_model"]:
 
 def _seen(work: _Work, found: _Clamped, write: Tensor) -> Float[np.ndarray, "prompt unit d_model"]:
     """Return what the norm sees of a write, float64."""
-    return to_numpy(as_logits_see(work.last, found.final)(write) if work.norm == "final_norm" else write)
+    return to_numpy(as_logits_see(work.last)(write) if work.norm == "final_norm" else write)
 
 
 def _pushes(write: Tensor, direction: Tensor) -> Float[np.ndarray, "prompt unit"]:

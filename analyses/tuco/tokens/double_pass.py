@@ -5,19 +5,19 @@ so one double pass over prompt and completion gives what a double pass per prefi
 formed at real tokens only, a few tokens at a time; only the models' own activations are ever held whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analyses.tuco.clamp import clamp, to_numpy
+from analyses.tuco.clamp import DoublePass, clamp, double_pass, to_numpy
 from analyses.tuco.cuts import Unit
+from analyses.tuco.evaluation import PLAIN, Evaluation
+from analyses.tuco.gauge import Gauge
 from analyses.tuco.shares import share
-from analyses.tuco.tokens.gauge import Gauge
 from workbench.errors import ParameterError
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.tokens import TokenBatch
@@ -47,13 +47,6 @@ class TokenShares:
     """Norm of everything the base's weights wrote up to there; the last is |P|."""
 
 
-class _Streams(NamedTuple):
-    """Both runs of a batch, at all columns, in the models' own dtype."""
-
-    judge: Mapping[Site, Tensor]
-    base: Mapping[Site, Tensor]
-
-
 def measure_tokens(
     judge: HooksBackend,
     base: HooksBackend,
@@ -62,6 +55,7 @@ def measure_tokens(
     parts: Sequence[Unit],
     gauge: Gauge,
     chosen: Bool[Tensor, "prompt pos"] | None = None,
+    how: Evaluation = PLAIN,
 ) -> TokenShares:
     """Measure shares, parts, alignment and profile at every chosen token of a batch.
 
@@ -69,19 +63,22 @@ def measure_tokens(
         judge: Executor of the fine-tuned model.
         base: Executor of the model before fine-tuning.
         batch: Prompts with their completions, left-padded.
-        parts: Units from :func:`analyses.tuco.clamp.units`.
+        parts: Units from :func:`analyses.tuco.cuts.units`.
         gauge: Norm of the shares.
         chosen: Columns to measure; all real tokens by default. Padding is never measured.
+        how: How outputs on the recorded stream are computed; of this the precision.
 
     Raises:
         ParameterError: The sub-layer writes don't add up to the stream, so that granularity would be wrong here.
     """
-    streams = _double_pass(judge, base, batch, parts=parts)
+    streams = double_pass(judge, base, batch, parts=parts, how=how)
     wanted = batch.mask if chosen is None else batch.mask & chosen.to(batch.device)
     return _shares(streams, parts=parts, gauge=gauge, chosen=wanted, n_layers=judge.anatomy.n_layers)
 
 
-def noise_of_tokens(judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], gauge: Gauge) -> float:
+def noise_of_tokens(
+    judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit], gauge: Gauge, how: Evaluation = PLAIN
+) -> float:
     """Return the TuCo that rounding alone produces over a prompt's tokens.
 
     The first prompt of the batch is run again on its own judge in another batch shape (alone; twice
@@ -92,32 +89,19 @@ def noise_of_tokens(judge: HooksBackend, batch: TokenBatch, *, parts: Sequence[U
     again = row
     if len(batch) == 1:
         again = TokenBatch(ids=row.ids.repeat(2, 1), mask=row.mask.repeat(2, 1), prompt_ids=row.prompt_ids * 2)
-    starts, ends = _sites(parts, n_layers=judge.anatomy.n_layers)
-    record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
-    own = {site: value[:1, -width:] for site, value in record.items()}
-    copies = {site: own[site].expand(len(again), -1, -1) for site in starts}
-    outputs = clamp(judge, again, record=copies, read=ends, column=None)
-    streams = _Streams(own, {site: value[:1] for site, value in outputs.items()})
+    run = double_pass(judge, judge, batch, parts=parts, how=how)
+    inputs, own = ({site: value[:1, -width:] for site, value in side.items()} for side in (run.inputs, run.judge))
+    copies = {site: value.expand(len(again), -1, -1) for site, value in inputs.items()}
+    precise = Evaluation(float32=how.float32)
+    outputs = clamp(judge, again, record=copies, read=list(own), column=None, how=precise)
+    streams = DoublePass(inputs, own, {site: value[:1] for site, value in outputs.items()})
     found = _shares(streams, parts=parts, gauge=gauge, chosen=row.mask, n_layers=judge.anatomy.n_layers)
     sizes = (depth[:, -1:].sum(0) for depth in (found.finetuned_depth, found.pretrained_depth))
     return float(share(*sizes)[0])
 
 
-def _sites(parts: Sequence[Unit], *, n_layers: int) -> tuple[list[Site], list[Site]]:
-    first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
-    starts = list(dict.fromkeys([first, *(unit.start for unit in parts)]))
-    return starts, list(dict.fromkeys([*(unit.end for unit in parts), last]))
-
-
-def _double_pass(judge: HooksBackend, base: HooksBackend, batch: TokenBatch, *, parts: Sequence[Unit]) -> _Streams:
-    starts, ends = _sites(parts, n_layers=judge.anatomy.n_layers)
-    record = judge.run(batch, capture=list(dict.fromkeys([*starts, *ends])), logits="none").activations
-    read = list(dict.fromkeys(unit.end for unit in parts))
-    return _Streams(record, clamp(base, batch, record={site: record[site] for site in starts}, read=read, column=None))
-
-
 def _shares(
-    streams: _Streams, *, parts: Sequence[Unit], gauge: Gauge, chosen: Bool[Tensor, "prompt pos"], n_layers: int
+    streams: DoublePass, *, parts: Sequence[Unit], gauge: Gauge, chosen: Bool[Tensor, "prompt pos"], n_layers: int
 ) -> TokenShares:
     summed = any(unit.component is not Component.RESID_POST for unit in parts)
     pieces: list[list[Tensor]] = []
@@ -155,7 +139,7 @@ def _chunks(chosen: Bool[Tensor, "prompt pos"]) -> Iterator[Where]:
 
 
 def _writes(
-    streams: _Streams, where: Where, *, parts: Sequence[Unit], gauge: Gauge
+    streams: DoublePass, where: Where, *, parts: Sequence[Unit], gauge: Gauge
 ) -> tuple[Float[Tensor, "unit token d_model"], Float[Tensor, "unit token d_model"]]:
     """Return every unit's F and P at some tokens, weighted as the gauge says, upcast before subtracting."""
     example = streams.judge[parts[0].end][where]
@@ -164,7 +148,7 @@ def _writes(
         output = streams.base[unit.end][where].float()
         torch.sub(streams.judge[unit.end][where].float(), output, out=finetuned[k])
         if unit.component is Component.RESID_POST:
-            torch.sub(output, streams.judge[unit.start][where].float(), out=pretrained[k])
+            torch.sub(output, streams.inputs[unit.start][where].float(), out=pretrained[k])
         else:
             pretrained[k] = output
     return gauge.weigh(finetuned), gauge.weigh(pretrained)
@@ -175,14 +159,14 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(sizes > 0, torch.einsum("td,td->t", a, b) / sizes, torch.nan)
 
 
-def _check_sum(streams: _Streams, where: Where, total: Tensor, *, gauge: Gauge, n_layers: int) -> None:
+def _check_sum(streams: DoublePass, where: Where, total: Tensor, *, gauge: Gauge, n_layers: int) -> None:
     """Refuse when the writes don't lead from the embedding to the final stream; only sub-layer outputs can fail."""
     first, last = Site(Component.RESID_PRE, 0), Site(Component.RESID_POST, n_layers - 1)
     final = streams.judge[last][where].float()
     if not len(final):
         return
-    error = (total - gauge.weigh(final - streams.judge[first][where].float())).abs().max()
-    relative = _TOLERANCE.get(streams.judge[last].dtype, _TOLERANCE_HALF)
+    error = (total - gauge.weigh(final - streams.inputs[first][where].float())).abs().max()
+    relative = _TOLERANCE.get(streams.inputs[first].dtype, _TOLERANCE_HALF)
     tolerance = relative * gauge.weigh(final).abs().max().clamp(min=1.0)
     if error > tolerance:
         raise ParameterError(

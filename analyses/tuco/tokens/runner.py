@@ -24,14 +24,15 @@ import numpy as np
 import torch
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.tuco.checks import check_null
 from analyses.tuco.cuts import Granularity, Unit, units
+from analyses.tuco.evaluation import Evaluation
+from analyses.tuco.gauge import Gauge
 from analyses.tuco.shares import Norm
 from analyses.tuco.tokens.averages import PromptTokens, by_prompt, completion_curve, region_means
 from analyses.tuco.tokens.completions import CompletedRows, Completions, Positions, completed_rows
 from analyses.tuco.tokens.double_pass import measure_tokens, noise_of_tokens
-from analyses.tuco.tokens.gauge import Gauge
 from analyses.tuco.tokens.result import TokenMapResult
-from workbench.errors import ExecutorDisagreement
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, random_delta_pair, run_meta
@@ -126,6 +127,7 @@ class _Work:
     rows: CompletedRows
     parts: tuple[Unit, ...]
     gauge: Gauge
+    how: Evaluation
     positions: Positions
     regions: tuple[str, ...]
     n_examples: int
@@ -161,6 +163,7 @@ class _Work:
             rows=rows,
             parts=parts,
             gauge=gauge,
+            how=Evaluation.best(prompts, parts, shortcut=False),
             positions=positions,
             regions=regions,
             n_examples=min(n_examples, len(prompts)),
@@ -180,7 +183,7 @@ class _Work:
         mask = torch.zeros_like(batch.mask)
         for line, own in enumerate(chosen):
             mask[line, batch.mask.shape[1] - len(own) :] = torch.from_numpy(own).to(mask.device)
-        values = measure_tokens(judge, base, batch, parts=self.parts, gauge=self.gauge, chosen=mask)
+        values = measure_tokens(judge, base, batch, parts=self.parts, gauge=self.gauge, chosen=mask, how=self.how)
         return by_prompt(self.rows, indices, chosen=chosen, values=values)
 
     def curve(self, prompt: PromptTokens, index: int) -> np.ndarray:
@@ -197,14 +200,8 @@ def _numerics(work: _Work, *, batch_size: int) -> None:
     first = next(work.prompts.batches(batch_size))[:1]
     found = work.measure(judge, judge, first)
     work.identical = max(float(prompt.values.finetuned_depth.max(initial=0.0)) for prompt in found)
-    if work.identical != 0.0:
-        raise ExecutorDisagreement(
-            "the judge clamped to its own stream doesn't repeat itself, so a contribution can't be told from noise.",
-            argument="pair",
-            got=f"|F| = {work.identical:.3g} where 0 was due",
-            fix="Use deterministic kernels (torch.use_deterministic_algorithms) or attention='eager'.",
-        )
-    work.noise = noise_of_tokens(judge, work.prompts.batch(first), parts=work.parts, gauge=work.gauge)
+    check_null(work.identical)
+    work.noise = noise_of_tokens(judge, work.prompts.batch(first), parts=work.parts, gauge=work.gauge, how=work.how)
 
 
 def _measure_items(work: _Work, *, batch_size: int, progress: bool) -> None:

@@ -173,7 +173,7 @@ def test_shares_at_every_token_end_in_the_share_at_the_last(pair, norm):
         found = token_shares(judge, base, batch, parts=parts, norm=norm)
         for column in (-1, -7):
             there = measure(judge, base, batch, parts=parts, column=column)
-            weigh = as_logits_see(judge, there.final) if norm == "final_norm" else torch.Tensor.double
+            weigh = as_logits_see(judge) if norm == "final_norm" else torch.Tensor.double
             f, p = to_numpy(weigh(there.finetuned)), to_numpy(weigh(there.pretrained))
             whole = share(vector_norm(f.sum(1), norm=norm), vector_norm(p.sum(1), norm=norm))
             np.testing.assert_allclose(found.whole[:, column], whole, atol=1e-5)

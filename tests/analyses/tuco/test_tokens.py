@@ -6,12 +6,12 @@ import torch
 
 from analyses.tuco.clamp import measure, to_numpy
 from analyses.tuco.cuts import units
+from analyses.tuco.gauge import Gauge
 from analyses.tuco.shares import vector_norm
 from analyses.tuco.tokens import map_tokens
 from analyses.tuco.tokens.averages import PromptTokens, region_means
 from analyses.tuco.tokens.completions import PROMPT_END, START, VERDICT
 from analyses.tuco.tokens.double_pass import TokenShares, measure_tokens
-from analyses.tuco.tokens.gauge import Gauge
 from analyses.tuco.tokens.statements import concentrations
 from workbench.hooks import Component, Patch, Site
 from workbench.judges import JudgeItem

@@ -38,7 +38,7 @@ class Gauge:
         dtype = next((p.dtype for p in module.parameters()), torch.float32)
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         probe = NormProbe.of(module, torch.zeros(1, judge.anatomy.d_model, dtype=dtype, device=device))
-        return cls(name=name, gain=probe.gain.float(), centred=probe.centred)
+        return cls(name=name, gain=probe.gain, centred=probe.centred)
 
     def weigh(self, x: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
         """Return what of a write this norm sees; linear, so that sums of writes stay sums."""
@@ -46,7 +46,7 @@ class Gauge:
             return x
         if self.centred:
             x = x - x.mean(-1, keepdim=True)
-        return x * self.gain.to(x.device)
+        return x * self.gain.to(x)
 
     def norm(self, weighed: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead"]:
         """Return the length of a weighed write."""
