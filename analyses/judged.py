@@ -2,7 +2,7 @@
 
 A result is a frozen dataclass of numpy arrays beside the labels of their axes. A subclass says in
 ``AXES`` which axes each of its arrays has and in :meth:`sizes` how long they are; checking, saving
-and loading follow from that.
+and loading follow from that. Its decorator says ``repr=False``, or it loses the one-line repr.
 """
 
 import os
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _Loaded = TypeVar("_Loaded", bound="JudgedResult")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class JudgedResult(ABC):
     """Numbers about judged items; quantities of a prompt are oriented first slot minus second slot as shown."""
 

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from workbench.errors import ItemError, ParameterError
+from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
-from workbench.pairs import Pair
+from workbench.pairs import Pair, random_delta_pair
 from workbench.tokens import TokenBatch
 
 FEWEST_TO_CONFIRM = 8
@@ -157,6 +158,43 @@ class Prompts:
             "questions": tuple(item.question for item in items),
             "labels": self.kept(self.labels),
         }
+
+
+def controlled_items(
+    prompts: Prompts, *, draws: int, limit: int | None, seed: int, name: str = "controls"
+) -> list[int]:
+    """Return the items random changes of equal norm are measured on; none where they can't be, which is noted.
+
+    Args:
+        prompts: The prompts of the run; its notes are told what is left out.
+        draws: Number of random changes.
+        limit: On how many items at most; None for all.
+        seed: Seed of their choice.
+        name: What the caller calls ``draws``.
+    """
+    if draws == 0:
+        prompts.notes.append(f"random changes of equal norm ({name}=0).")
+        return []
+    if not prompts.pair.delta().moved:
+        prompts.notes.append("random changes of equal norm: base and judge are the same model.")
+        return []
+    chosen = prompts.sample(limit, seed=seed)
+    if left := len(prompts) - len(chosen):
+        prompts.notes.append(f"random changes on {left} of {len(prompts)} items (control_items).")
+    return chosen
+
+
+def random_judges(pair: Pair, *, draws: int, seed: int) -> Iterator[tuple[Pair, HooksBackend]]:
+    """Yield judges moved as far as the real one in random directions, one in memory at a time, with their executors.
+
+    Args:
+        pair: The real pair.
+        draws: Number of judges.
+        seed: Seed of the first; the others count up from it.
+    """
+    for draw in range(draws):
+        control = random_delta_pair(pair, seed=seed + draw)
+        yield control, HooksBackend(control.judge, pair.anatomy("judge"))
 
 
 @contextmanager

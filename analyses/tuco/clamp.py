@@ -64,7 +64,7 @@ def measure(
         judge: Executor of the fine-tuned model.
         base: Executor of the model before fine-tuning.
         batch: Prompts, left-padded.
-        parts: Units from :func:`units`.
+        parts: Units from :func:`analyses.tuco.cuts.units`.
         column: Column of the batch where writes are read; the last prompt token by default.
         how: How outputs on the recorded stream are computed.
 

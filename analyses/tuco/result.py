@@ -23,7 +23,7 @@ _ITEM_ORDER_UNIT = ("item", "order", "unit")
 _DRAW_ITEM_ORDER = ("draw", "item", "order")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TucoResult(JudgedResult):
     """Contribution of fine-tuning to each judgement, at the last prompt token.
 

@@ -25,7 +25,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from analyses.looping import FEWEST_TO_CONFIRM, Prompts, check_least, interruptible, progress_bar
+from analyses.looping import (
+    FEWEST_TO_CONFIRM,
+    Prompts,
+    check_least,
+    controlled_items,
+    interruptible,
+    progress_bar,
+    random_judges,
+)
 from analyses.tuco.checks import check_null, settle
 from analyses.tuco.clamp import JudgeSide, judge_side, measure
 from analyses.tuco.cuts import Granularity, Unit, units
@@ -45,7 +53,7 @@ from analyses.tuco.shares import NORMS, Norm
 from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Switch, one_resident, random_delta_pair, run_meta
+from workbench.pairs import Pair, Switch, one_resident, run_meta
 from workbench.tokens import TokenBatch
 
 RECORD_BYTES = 2**30
@@ -315,16 +323,9 @@ def _confirm(work: _Work, judge: HooksBackend, batch: TokenBatch, chosen: Sequen
 def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: bool) -> None:
     """Step 7b: a judge moved as far in random directions, on the same items."""
     prompts, pair = work.prompts, work.prompts.pair
-    if draws == 0:
-        prompts.notes.append("a random change of equal norm (controls=0).")
+    chosen = controlled_items(prompts, draws=draws, limit=limit, seed=work.seed)
+    if not chosen:
         return
-    if not any(change.change for change in pair.delta().changes):
-        prompts.notes.append("a random change of equal norm: base and judge are the same model.")
-        return
-    chosen = prompts.sample(limit, seed=work.seed)
-    if len(chosen) < len(prompts):
-        left = len(prompts) - len(chosen)
-        prompts.notes.append(f"the random change on {left} of {len(prompts)} items (control_items).")
     base = pair.executor("base")
     choices = replace(work.choices, free_base=False)
     blank = np.full((draws, len(prompts), len(prompts.orders)), np.nan)
@@ -332,9 +333,7 @@ def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: b
         work.arrays[name] = blank.copy()
     title = "TuCo of a random change"
     with progress_bar(draws * len(chosen), title=title, shown=progress) as bar:
-        for draw in range(draws):
-            control = random_delta_pair(pair, seed=work.seed + draw)
-            judge = HooksBackend(control.judge, pair.anatomy("judge"))
+        for draw, (control, judge) in enumerate(random_judges(pair, draws=draws, seed=work.seed)):
             batches = prompts.batches(work.batch_size, items=chosen)
             with _taking_turns(control, work.resident) as switch:
                 for some, _, found in _measured(work, judge, base, batches, choices=choices, switch=switch):

@@ -20,7 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from analyses.looping import FEWEST_TO_CONFIRM, Prompts, check_least, interruptible, progress_bar
+from analyses.looping import (
+    FEWEST_TO_CONFIRM,
+    Prompts,
+    check_least,
+    controlled_items,
+    interruptible,
+    progress_bar,
+    random_judges,
+)
 from analyses.tuco import shares
 from analyses.tuco.attacks.contrasts import VARIANTS, Variant
 from analyses.tuco.attacks.patching import CONTROLS, AttackedRun, null_error, patched_gaps
@@ -36,7 +44,7 @@ from analyses.tuco.shares import Norm
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.judges.variants import AttackVariants, Carrier, attack_variants
-from workbench.pairs import Pair, random_delta_pair, run_meta
+from workbench.pairs import Pair, run_meta
 
 _STORED = ("finetuned_norm", "pretrained_norm", "finetuned_parts", "judge_gap", "base_gap", "finetuned_push",
            "pretrained_push")  # fmt: skip
@@ -290,22 +298,13 @@ def _other_items(work: _Work, judge: HooksBackend, base: HooksBackend, chosen: S
 def _measure_controls(work: _Work, *, limit: int | None, progress: bool) -> None:
     """Step 4: attack and plain remark before judges moved as far in random directions."""
     draws = len(work.arrays["control_push"])
-    identical = not any(change.change for change in work.pair.delta().changes)
-    if draws == 0 or identical:
-        why = "base and judge are the same model" if identical else "controls=0"
-        work.clean.notes.append(f"judges moved as far in random directions ({why}).")
+    chosen = [i for i in controlled_items(work.clean, draws=draws, limit=limit, seed=work.seed) if work.clean.done[i]]
+    if not chosen:
         return
-    chosen = [i for i in work.clean.sample(limit, seed=work.seed) if work.clean.done[i]]
-    if len(chosen) < len(work.clean):
-        work.clean.notes.append(
-            f"random judges on {len(work.clean) - len(chosen)} of {len(work.clean)} items (control_items)."
-        )
     base = work.pair.executor("base")
     choices = replace(work.choices, free_base=False)
     with progress_bar(draws * len(chosen), title="random judges", shown=progress) as bar:
-        for draw in range(draws):
-            control = random_delta_pair(work.pair, seed=work.seed + draw)
-            judge = HooksBackend(control.judge, work.pair.anatomy("judge"))
+        for draw, (_, judge) in enumerate(random_judges(work.pair, draws=draws, seed=work.seed)):
             for some in work.clean.batches(work.batch_size, items=chosen):
                 for name in ("attack", "benign"):
                     row = measure_prompts(judge, base, work.prompts[name].batch(some), choices=choices).row

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from analyses.cells import cell_intervals, family_p
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.metrics import FEWEST_DRAWS, further_draw
 from analyses.tuco.checks import check_null
 from analyses.tuco.clamp import to_numpy
@@ -31,9 +31,8 @@ from analyses.tuco.heads.result import HeadsResult
 from analyses.tuco.heads.split import PARTS, HeadSplit, rounding_push
 from analyses.tuco.heads.work import HeadWork
 from analyses.tuco.readout import LabelGap, Readout
-from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, random_delta_pair, run_meta
+from workbench.pairs import Pair, run_meta
 
 
 def split_heads(
@@ -153,20 +152,11 @@ def _keep(work: HeadWork, chosen: Sequence[int], found: HeadSplit) -> None:
 def _measure_controls(work: HeadWork, *, draws: int, limit: int | None, size: int, progress: bool) -> None:
     """Step 6: judges moved as far in random directions, on the same items."""
     prompts = work.prompts
-    if draws == 0:
-        prompts.notes.append("random changes of equal norm (controls=0).")
+    chosen = controlled_items(prompts, draws=draws, limit=limit, seed=work.seed)
+    if not chosen:
         return
-    if not any(change.change for change in prompts.pair.delta().changes):
-        prompts.notes.append("random changes of equal norm: base and judge are the same model.")
-        return
-    chosen = prompts.sample(limit, seed=work.seed)
-    if len(chosen) < len(prompts):
-        left = len(prompts) - len(chosen)
-        prompts.notes.append(f"random changes on {left} of {len(prompts)} items (control_items).")
     with progress_bar(draws * len(chosen), title="TuCo by head of a random change", shown=progress) as bar:
-        for draw in range(draws):
-            control = random_delta_pair(prompts.pair, seed=work.seed + draw)
-            judge = HooksBackend(control.judge, prompts.pair.anatomy("judge"))
+        for draw, (_, judge) in enumerate(random_judges(prompts.pair, draws=draws, seed=work.seed)):
             for some in prompts.batches(size, items=chosen):
                 found, _, _ = work.split(judge, work.base, some)
                 for name, values in (

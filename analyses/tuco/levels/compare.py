@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.tuco.checks import check_null, settle
 from analyses.tuco.cuts import Granularity, units
 from analyses.tuco.evaluation import Evaluation
@@ -29,7 +29,7 @@ from analyses.tuco.shares import Norm
 from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, random_delta_pair, run_meta
+from workbench.pairs import Pair, run_meta
 
 _NAMES = ("finetuned_norm", "pretrained_norm", "push", "gap")
 
@@ -133,14 +133,9 @@ def _levels(prompts: Prompts, others: Mapping[str, Pair], *, draws: int, seed: i
     judge, base = pair.executor("judge"), pair.executor("base")
     found = [_Level(PAIR, PAIR, judge, base), _Level(ITSELF, ITSELF, judge, judge)]
     found += [_Level(name, OTHER, other.executor("judge"), base) for name, other in others.items()]
-    if draws and not any(change.change for change in pair.delta().changes):
-        prompts.notes.append("random changes of equal norm: base and judge are the same model.")
-        return found
-    if draws == 0:
-        prompts.notes.append("random changes of equal norm (draws=0).")
-    for draw in range(draws):
-        random = random_delta_pair(pair, seed=seed + draw)
-        found.append(_Level(f"{RANDOM} {draw}", RANDOM, HooksBackend(random.judge, pair.anatomy("judge")), base))
+    if controlled_items(prompts, draws=draws, limit=None, seed=seed, name="draws"):
+        drawn = enumerate(random_judges(pair, draws=draws, seed=seed))
+        found += [_Level(f"{RANDOM} {draw}", RANDOM, executor, base) for draw, (_, executor) in drawn]
     return found
 
 

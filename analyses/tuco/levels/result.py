@@ -27,7 +27,7 @@ PAIR, ITSELF, RANDOM, OTHER = "pair", "judge against itself", "random change", "
 _AXES = ("level", "item", "order")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class LevelsResult(JudgedResult):
     """Share of fine-tuning and its push on the verdict for every level; pushes are first minus second slot."""
 

@@ -24,7 +24,7 @@ _PRETRAINED = "base"
 _ITEM = ("item", "order")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class StagesResult(JudgedResult):
     """Contribution of each stage at the last prompt token, on the last judge's stream.
 

@@ -24,14 +24,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.tuco.paths.measure import Attribution, Cut, Ends, Precision, read_under
 from analyses.tuco.paths.result import PathsResult
 from analyses.tuco.paths.work import PathWork
 from analyses.tuco.readout import LabelGap, Readout
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Scaling, identical_pair, random_delta_pair, run_meta
+from workbench.pairs import Pair, Scaling, identical_pair, run_meta
 
 _CONTROL_TOLERANCE = 1e-2
 """Completeness error of a random change: its mean over items is a bound, not a finding."""
@@ -221,22 +221,14 @@ def _take_out(work: PathWork, chosen: Sequence[int], ends: Ends) -> None:
 def _measure_controls(work: PathWork, *, draws: int, limit: int | None, size: int, progress: bool) -> None:
     """Step 7: judges moved as far in random directions, on the same items."""
     prompts = work.prompts
-    if draws == 0:
-        prompts.notes.append("random changes of equal norm (controls=0).")
+    chosen = controlled_items(prompts, draws=draws, limit=limit, seed=work.seed)
+    if not chosen:
         return
-    if not any(change.change for change in prompts.pair.delta().changes):
-        prompts.notes.append("random changes of equal norm: base and judge are the same model.")
-        return
-    chosen = prompts.sample(limit, seed=work.seed)
-    if len(chosen) < len(prompts):
-        left = len(prompts) - len(chosen)
-        prompts.notes.append(f"random changes on {left} of {len(prompts)} items (control_items).")
     precision = replace(work.precision, tolerance=max(_CONTROL_TOLERANCE, work.precision.tolerance))
     work.arrays["control_attribution"] = np.full((draws, *work.arrays["attribution"].shape), np.nan)
     work.arrays["control_outside"] = np.full((draws, *work.arrays["judge_gap"].shape), np.nan)
     with progress_bar(draws * len(chosen), title="TuCo along the path, random changes", shown=progress) as bar:
-        for draw in range(draws):
-            control = random_delta_pair(prompts.pair, seed=work.seed + draw)
+        for draw, (control, _) in enumerate(random_judges(prompts.pair, draws=draws, seed=work.seed)):
             for some in prompts.batches(size, items=chosen):
                 ends, found = work.measure(control, some, precision=precision)
                 work.arrays["control_attribution"][draw, list(some)] = work.by_region(some, found.by_token)

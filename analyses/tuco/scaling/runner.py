@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.tuco.scaling.points import Point, check_ends, noise_gap, own_point, scaled_points
 from analyses.tuco.scaling.regions import EVERYWHERE, WEIGHTS
 from analyses.tuco.scaling.result import ScalingResult
@@ -30,7 +30,7 @@ from analyses.tuco.scaling.weights import interpolated_judge
 from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Scaling, Side, random_delta_pair, run_meta
+from workbench.pairs import Pair, Scaling, Side, run_meta
 from workbench.tokens import TokenBatch
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -228,23 +228,15 @@ class _Work:
 
     def measure_controls(self, *, draws: int, limit: int | None, seed: int) -> None:
         """Step 4: judges moved as far in random directions; a draw counts when it is finished."""
-        if draws == 0:
-            self.prompts.notes.append("random changes of equal norm (controls=0).")
+        chosen = controlled_items(self.prompts, draws=draws, limit=limit, seed=seed)
+        if not chosen:
             return
-        if not self.pair.delta().moved:
-            self.prompts.notes.append("random changes of equal norm: base and judge are the same model.")
-            return
-        chosen = self.prompts.sample(limit, seed=seed)
-        if left := len(self.prompts) - len(chosen):
-            self.prompts.notes.append(f"random changes on {left} of {len(self.prompts)} items (control_items).")
         with self.bar(draws * len(chosen), "scaling random changes") as bar:
-            for draw in range(draws):
-                control = random_delta_pair(self.pair, seed=seed + draw)
-                self._measure_control(control, chosen, bar=bar)
+            for control, executor in random_judges(self.pair, draws=draws, seed=seed):
+                self._measure_control(control, executor, chosen, bar=bar)
 
-    def _measure_control(self, control: Pair, items: Sequence[int], *, bar: tqdm) -> None:
+    def _measure_control(self, control: Pair, executor: HooksBackend, items: Sequence[int], *, bar: tqdm) -> None:
         points, own = np.full_like(self.points, np.nan), np.full_like(self.own[0], np.nan)
-        executor = HooksBackend(control.judge, self.pair.anatomy("judge"))
         for chosen in self.batches(items):
             batch = self.prompts.batch(chosen)
             judge = own_point(executor, batch, ids=self.ids)

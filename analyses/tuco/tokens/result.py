@@ -27,7 +27,7 @@ _REGION_UNIT = (*_REGION, "unit")
 _TOKEN = ("example", "order", "pos")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TokenMapResult(JudgedResult):
     """Contribution of fine-tuning at every token; norms of a region are means over its tokens.
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.tuco.checks import check_null
 from analyses.tuco.cuts import Granularity, Unit, units
 from analyses.tuco.evaluation import Evaluation
@@ -35,7 +35,7 @@ from analyses.tuco.tokens.double_pass import measure_tokens, noise_of_tokens
 from analyses.tuco.tokens.result import TokenMapResult
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, random_delta_pair, run_meta
+from workbench.pairs import Pair, run_meta
 
 _TOKENS = ("example_finetuned", "example_pretrained", "example_alignment")
 _TOKEN_PARTS = ("example_finetuned_parts", "example_pretrained_parts")
@@ -229,26 +229,16 @@ def _measure_controls(
 ) -> None:
     """Step 5b: judges moved as far in random directions, reading the same tokens."""
     prompts = work.prompts
-    if draws == 0:
-        prompts.notes.append("a random change of equal norm (controls=0).")
+    chosen = controlled_items(prompts, draws=draws, limit=limit, seed=seed)
+    if not chosen:
         return
-    if not any(change.change for change in prompts.pair.delta().changes):
-        prompts.notes.append("a random change of equal norm: base and judge are the same model.")
-        return
-    chosen = prompts.sample(limit, seed=seed)
-    if len(chosen) < len(prompts):
-        prompts.notes.append(
-            f"the random change on {len(prompts) - len(chosen)} of {len(prompts)} items (control_items)."
-        )
     base = prompts.pair.executor("base")
     names = ("finetuned_norm", "pretrained_norm")
     curves = ("finetuned_curve", "pretrained_curve")
     blank = {name: np.full((draws, *work.arrays[name].shape), np.nan) for name in (*names, *curves)}
     work.arrays |= {f"control_{name}": values for name, values in blank.items()}
     with progress_bar(draws * len(chosen), title="TuCo by token, random changes", shown=progress) as bar:
-        for draw in range(draws):
-            control = random_delta_pair(prompts.pair, seed=seed + draw)
-            judge = HooksBackend(control.judge, prompts.pair.anatomy("judge"))
+        for draw, (_, judge) in enumerate(random_judges(prompts.pair, draws=draws, seed=seed)):
             for some in prompts.batches(batch_size, items=chosen):
                 for index, prompt in zip(prompts.rows_of(some), work.measure(judge, base, some), strict=True):
                     item, order = divmod(index, len(prompts.orders))

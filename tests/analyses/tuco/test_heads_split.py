@@ -9,7 +9,8 @@ from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2Fo
 
 from analyses.tuco.clamp import measure
 from analyses.tuco.cuts import units
-from analyses.tuco.evaluation import computes_in_half, look, record_judge
+from analyses.tuco.evaluation import computes_in_half
+from analyses.tuco.heads.glimpse import look, record_judge
 from analyses.tuco.heads.projections import Projection
 from analyses.tuco.heads.split import PARTS, _Layers, _shapley, rounding_push, split_batch
 from analyses.tuco.readout import LabelGap, frozen_readout
