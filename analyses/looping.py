@@ -185,7 +185,7 @@ def controlled_items(
 
 
 def random_judges(pair: Pair, *, draws: int, seed: int) -> Iterator[tuple[Pair, HooksBackend]]:
-    """Yield judges moved as far as the real one in random directions, one in memory at a time, with their executors.
+    """Yield judges moved as far as the real one in random directions, with their executors.
 
     Args:
         pair: The real pair.
