@@ -7,7 +7,7 @@ and loading follow from that. Its decorator says ``repr=False``, or it loses the
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -24,6 +24,7 @@ from workbench.results import Estimate, Finding, Panel, RunMeta, load_folder, sa
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Not `Self`: the run-time checks of the tests decorate functions, not classes.
 _Loaded = TypeVar("_Loaded", bound="JudgedResult")
@@ -167,6 +168,23 @@ def estimate(name: str, interval: Interval, *, unit: str = "", control: Estimate
     return Estimate(
         name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit, control=control
     )
+
+
+def figure_of(draw: "Callable[..., Axes]", **options: object) -> "Callable[..., Figure]":
+    """Return what makes a new figure of a drawing, for a panel.
+
+    Args:
+        draw: Draws a result into new axes; what is returned takes the same positional arguments.
+        options: Keyword arguments of the drawing.
+    """
+
+    def make(*drawn: object) -> "Figure":
+        figure = draw(*drawn, **options).get_figure(root=True)
+        if figure is None:
+            raise RuntimeError("axes without a figure")
+        return figure
+
+    return make
 
 
 def finding_html(said: Finding) -> str:

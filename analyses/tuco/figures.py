@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.judged import figure_of
 from analyses.metrics import Interval
 from workbench import plotting
 
@@ -196,16 +197,6 @@ def _spread_rows(order: np.ndarray) -> np.ndarray:
     return order[np.linspace(0, len(order) - 1, _MOST_ROWS).round().astype(int)]
 
 
-def _figure_of(draw: Callable[..., Axes]) -> Callable[["TucoResult"], Figure]:
-    def make(result: "TucoResult") -> Figure:
-        figure = draw(result).get_figure(root=True)
-        if figure is None:
-            raise RuntimeError("axes without a figure")
-        return figure
-
-    return make
-
-
 def _shown(result: "TucoResult") -> str:
     n = len(result.item_ids)
     return f"All {n} items." if n <= _MOST_ROWS else f"{_MOST_ROWS} of {n} items, spread evenly from lowest to highest."
@@ -220,7 +211,7 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "as far "
             "in random directions; a share alone is never a finding."
         ),
-        _figure_of(share_by_item),
+        figure_of(share_by_item),
     ),
     (
         "Base and judge, item by item",
@@ -229,7 +220,7 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "the labelled one. "
             f"{_shown(r)}"
         ),
-        _figure_of(verdicts),
+        figure_of(verdicts),
     ),
     (
         "What the verdict is made of",
@@ -238,7 +229,7 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "the base's own gap is another run, shown to compare with. The orange mark is what a random change of "
             "equal norm pushes, mean of the draws."
         ),
-        _figure_of(gap_parts),
+        figure_of(gap_parts),
     ),
     (
         "Where the verdict was pushed",
@@ -248,7 +239,7 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "The dashed grey line takes each F out and lets the model's own norm and head read the rest: it should "
             "follow the F line."
         ),
-        _figure_of(push_by_unit),
+        figure_of(push_by_unit),
     ),
     (
         "Who made the share",
@@ -256,19 +247,19 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "Signed parts of TuCo by unit, mean over prompts with 95% over items; a negative part undoes what other "
             "units' fine-tuning wrote."
         ),
-        _figure_of(share_by_unit),
+        figure_of(share_by_unit),
     ),
     (
         "Where the share builds up",
         lambda r: "TuCo computed on the stream after each unit, with 95% over items; the last value is TuCo.",
-        _figure_of(profile_by_depth),
+        figure_of(profile_by_depth),
     ),
     (
         "Push of fine-tuning, item by item",
         lambda r: (
             f"Orange pushes toward the labelled answer, blue away from it, mean over both answer orders. {_shown(r)}"
         ),
-        _figure_of(push_by_item),
+        figure_of(push_by_item),
     ),
 )
 """Title, caption and drawing of each panel, in reading order."""

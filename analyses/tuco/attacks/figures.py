@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.judged import figure_of
 from analyses.metrics import Interval
 from analyses.tuco.attacks import contrasts
 from analyses.tuco.attacks.contrasts import MEASURES, VARIANTS, Measure, Variant
@@ -198,16 +199,6 @@ def _bars(
     )
 
 
-def _figure_of(draw: Callable[..., Axes]) -> Draw:
-    def make(result: "AttackResult") -> Figure:
-        figure = draw(result).get_figure(root=True)
-        if figure is None:
-            raise RuntimeError("axes without a figure")
-        return figure
-
-    return make
-
-
 def _always(_result: "AttackResult") -> bool:
     return True
 
@@ -220,7 +211,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "suffix. The three suffixes of an item are as long as each other. Thick lines: means with 95% over "
             "items; grey: the base."
         ),
-        _figure_of(gap_by_variant),
+        figure_of(gap_by_variant),
         _always,
     ),
     (
@@ -229,7 +220,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "Paired differences over items with 95%; the judge's gap is pretraining's and fine-tuning's push plus what "
             "embedding and head give. The orange mark is the mean of judges that moved as far in random directions."
         ),
-        _figure_of(effects),
+        figure_of(effects),
         _always,
     ),
     (
@@ -238,7 +229,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "Change of each unit's push beyond a plain remark; * marks an adjusted sign-flip p below 0.05 over all "
             "units. The orange mark is the same for a plain remark beyond random tokens."
         ),
-        _figure_of(push_by_unit),
+        figure_of(push_by_unit),
         _always,
     ),
     (
@@ -247,7 +238,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "ROC curves of telling an attack from a plain remark as long; the dashed diagonal is guessing. TuCo isn't "
             "an attack detector: these prompts have known twins."
         ),
-        _figure_of(roc),
+        figure_of(roc),
         _always,
     ),
     (
@@ -256,7 +247,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "Each dot is one prompt, the bars are means. A suffix as such moves TuCo too: compare the attack with the "
             "grey suffixes of its length, not with the clean prompt."
         ),
-        _figure_of(share_by_variant),
+        figure_of(share_by_variant),
         _always,
     ),
     (
@@ -266,7 +257,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "at the last token, on items the unit was not named on; ratio of means with 95%. The orange mark is a "
             "random change of equal length."
         ),
-        _figure_of(patches),
+        figure_of(patches),
         lambda r: r.chosen_unit is not None,
     ),
     (
@@ -276,7 +267,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "prompts; the first row can't know of the suffix and must be 0. * marks a span whose TuCo moves with an "
             "adjusted sign-flip p below 0.05 over spans."
         ),
-        _figure_of(shared_tokens),
+        figure_of(shared_tokens),
         lambda r: len(r.spans) > 0,
     ),
     (
@@ -286,7 +277,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             f"of "
             "F in each unit's write, attack minus plain remark."
         ),
-        _figure_of(example_tokens),
+        figure_of(example_tokens),
         lambda r: len(r.examples) > 0,
     ),
 )

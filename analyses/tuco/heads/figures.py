@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.judged import figure_of
 from analyses.tuco.naming import region_title
 from analyses.tuco.views import VIEWS
 from workbench import plotting
@@ -175,7 +176,7 @@ def replaced(result: "HeadsResult", *, view: str, ax: Axes | None = None) -> Axe
 
 def panels_of(result: "HeadsResult") -> list[tuple[str, str, Drawn]]:
     """Return title, caption and drawing of each panel, in reading order."""
-    made = [(title, caption, _figure_of(draw, view)) for view in result.views for title, caption, draw in _of(view)]
+    made = [(title, caption, figure_of(draw, view=view)) for view in result.views for title, caption, draw in _of(view)]
     if result.named_head is None:
         return made
     title = "The strongest head, really replaced"
@@ -184,7 +185,7 @@ def panels_of(result: "HeadsResult") -> list[tuple[str, str, Drawn]]:
         "that head writing what the base's writes at the verdict token, later layers reacting; it should resemble the "
         "direct push above it and exceed the two controls below in grey; the bars are means."
     )
-    return [*made, (title, caption, _figure_of(replaced, result.named_view))]
+    return [*made, (title, caption, figure_of(replaced, view=result.named_view))]
 
 
 def _of(view: str) -> list[tuple[str, str, Callable[..., Axes]]]:
@@ -219,13 +220,3 @@ def _of(view: str) -> list[tuple[str, str, Callable[..., Axes]]]:
             layer_lines,
         ),
     ]
-
-
-def _figure_of(draw: Callable[..., Axes], view: str) -> Drawn:
-    def make(result: "HeadsResult") -> Figure:
-        figure = draw(result, view=view).get_figure(root=True)
-        if figure is None:
-            raise RuntimeError("axes without a figure")
-        return figure
-
-    return make

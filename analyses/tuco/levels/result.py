@@ -1,6 +1,6 @@
 """LevelsResult: a pair's share and pushes beside reference levels of the same base."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from analyses.judged import JudgedResult, estimate
+from analyses.judged import JudgedResult, estimate, figure_of
 from analyses.metrics import FEWEST_DRAWS, LEVEL, Chance, Interval, against_draws
 from analyses.tuco.levels.pushes import UNTOLD, PushTest, adjusted, over_items, ways
 from analyses.tuco.naming import with_sample
@@ -19,7 +19,6 @@ from workbench.results import Estimate, Finding, Panel, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 PAIR, ITSELF, RANDOM, OTHER = "pair", "judge against itself", "random change", "other"
 """Kinds of levels; random changes are numbered in :attr:`LevelsResult.levels`."""
@@ -121,7 +120,7 @@ class LevelsResult(JudgedResult):
                 "TuCo with 95% over items. Blue: this pair; orange: other judges of the same base; grey: the judge "
                 "against itself and random changes of equal norm. A share alone is no finding, and none can be "
                 "compared across bases.",
-                partial(_figure, self.plot),
+                figure_of(self.plot),
             )
         ]
         for way, values in ways(self, self.push):
@@ -133,7 +132,7 @@ class LevelsResult(JudgedResult):
                     "Verdict logit gap fine-tuning wrote, mean over items with 95%; grey are the judge "
                     "against itself and random changes of equal norm. A random change pushes all items alike: look at "
                     "how far those changes lie apart, not at their bars.",
-                    partial(_figure, draw),
+                    figure_of(draw),
                 )
             )
         return with_sample(self, tuple(shown))
@@ -251,10 +250,3 @@ class LevelsResult(JudgedResult):
             ax.set_yticks(rows, [plotting.label_text(name) for name in self.levels])
             ax.set_xlabel(label)
         return ax
-
-
-def _figure(draw: Callable[[], Axes]) -> "Figure":
-    figure = draw().get_figure(root=True)
-    if figure is None:
-        raise RuntimeError("axes without a figure")
-    return figure

@@ -1,15 +1,14 @@
 """StagesResult: the last judge's writes and verdicts, split among the base and the stages of training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from analyses.judged import JudgedResult, estimate
+from analyses.judged import JudgedResult, estimate, figure_of
 from analyses.metrics import FEWEST_DRAWS, LEVEL, Interval, against_draws
 from analyses.tuco.levels.pushes import UNTOLD, PushTest, adjusted, over_items, ways
 from analyses.tuco.naming import with_sample
@@ -18,7 +17,6 @@ from workbench.results import Estimate, Finding, Panel, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _PRETRAINED = "base"
 _ITEM = ("item", "order")
@@ -178,7 +176,7 @@ class StagesResult(JudgedResult):
             ),
             ("Where each stage pushed", "Push of each stage by unit; a row adds up to the stage's.", self.push_by_unit),
         )
-        return with_sample(self, tuple(Panel(title, caption, partial(_figure, draw)) for title, caption, draw in drawn))
+        return with_sample(self, tuple(Panel(title, caption, figure_of(draw)) for title, caption, draw in drawn))
 
     @property
     def _labelled(self) -> bool:
@@ -311,10 +309,3 @@ class StagesResult(JudgedResult):
     @staticmethod
     def _grid(*labels: tuple[object, ...]) -> list[np.ndarray]:
         return list(np.meshgrid(*[np.asarray(label, dtype=object) for label in labels], indexing="ij"))
-
-
-def _figure(draw: Callable[[], Axes]) -> "Figure":
-    figure = draw().get_figure(root=True)
-    if figure is None:
-        raise RuntimeError("axes without a figure")
-    return figure

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.judged import figure_of
 from analyses.tuco.naming import region_title
 from analyses.tuco.paths import statements
 from analyses.tuco.views import VIEWS
@@ -152,7 +153,9 @@ def example_map(result: "PathsResult", *, index: int = 0, order: int = 0, ax: Ax
 def panels_of(result: "PathsResult") -> list[tuple[str, str, Drawn]]:
     """Return title, caption and drawing of each panel, in reading order."""
     made = [
-        (title, caption, _figure_of(draw, view)) for view in result.views for title, caption, draw in _of(result, view)
+        (title, caption, figure_of(draw, view=view))
+        for view in result.views
+        for title, caption, draw in _of(result, view)
     ]
     if result.example_items:
         made.append(
@@ -160,7 +163,7 @@ def panels_of(result: "PathsResult") -> list[tuple[str, str, Drawn]]:
                 f"Token by token: {result.example_items[0]}",
                 "What each unit's fine-tuning at each token was worth to this verdict, by every route; orange "
                 f"{_up(result)}, blue away.",
-                _figure_of(example_map),
+                figure_of(example_map),
             )
         )
     return made
@@ -198,17 +201,6 @@ def _of(result: "PathsResult", view: str) -> list[tuple[str, str, Callable[..., 
             )
         )
     return made
-
-
-def _figure_of(draw: Callable[..., Axes], view: str | None = None) -> Drawn:
-    def make(result: "PathsResult") -> Figure:
-        axes = draw(result) if view is None else draw(result, view=view)
-        figure = axes.get_figure(root=True)
-        if figure is None:
-            raise RuntimeError("axes without a figure")
-        return figure
-
-    return make
 
 
 def _up(result: "PathsResult") -> str:

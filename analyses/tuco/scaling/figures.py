@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analyses.judged import figure_of
 from analyses.tuco.naming import region_title
 from analyses.tuco.scaling import measures
 from analyses.tuco.scaling.measures import Measure
@@ -210,16 +211,6 @@ def _unit(measure: Measure) -> str:
     return f", {measure.unit}" if measure.unit else ""
 
 
-def _figure_of(draw: Callable[..., Axes]) -> Callable[["ScalingResult"], Figure]:
-    def make(result: "ScalingResult") -> Figure:
-        figure = draw(result).get_figure(root=True)
-        if figure is None:
-            raise RuntimeError("axes without a figure")
-        return figure
-
-    return make
-
-
 def _always(_result: "ScalingResult") -> bool:
     return True
 
@@ -267,7 +258,7 @@ PANELS: tuple[
             f"base itself. Bands are 95% (Wilson) over items.{_controls(r)}"
         ),
         _always,
-        _figure_of(agreement),
+        figure_of(agreement),
     ),
     (
         "Margin and position over alpha",
@@ -276,7 +267,7 @@ PANELS: tuple[
             f"stands there; bands are 95% over items.{_controls(r)}"
         ),
         _has_margins,
-        _figure_of(margins),
+        figure_of(margins),
     ),
     (
         "Scores over alpha",
@@ -285,7 +276,7 @@ PANELS: tuple[
             f"together: where that falls, the model is out of format.{_controls(r)}"
         ),
         _always,
-        _figure_of(scores),
+        figure_of(scores),
     ),
     (
         "Verdicts for the longer answer",
@@ -294,7 +285,7 @@ PANELS: tuple[
             f"what differs from it is a bias.{_controls(r)}"
         ),
         _has_lengths,
-        _figure_of(longer),
+        figure_of(longer),
     ),
     (
         "Pull of length over alpha",
@@ -303,7 +294,7 @@ PANELS: tuple[
             f"doesn't move.{_controls(r)}"
         ),
         _has_lengths,
-        _figure_of(length),
+        figure_of(length),
     ),
     (
         "Every item's margin over alpha",
@@ -311,9 +302,9 @@ PANELS: tuple[
             "Content margin oriented to the item's verdict at alpha 1; a line that crosses zero is a flipped verdict."
         ),
         _always,
-        _figure_of(items),
+        figure_of(items),
     ),
-    ("Where verdicts flip", _flip_caption, _always, _figure_of(flip_counts)),
+    ("Where verdicts flip", _flip_caption, _always, figure_of(flip_counts)),
     (
         "Flip alpha and margin",
         lambda r: (
@@ -321,7 +312,7 @@ PANELS: tuple[
             "edge never flip below 1."
         ),
         _always,
-        _figure_of(flips_by_margin),
+        figure_of(flips_by_margin),
     ),
     (
         "What is scaled where",
@@ -330,7 +321,7 @@ PANELS: tuple[
             "at alpha 1; the steeper a line falls to the left, the more of the verdict hangs on that place."
         ),
         _lines_to_compare,
-        _figure_of(compare),
+        figure_of(compare),
     ),
     (
         "What each part is worth",
@@ -339,7 +330,7 @@ PANELS: tuple[
             "are the mean of random changes of equal norm."
         ),
         _several,
-        _figure_of(compare_changes),
+        figure_of(compare_changes),
     ),
 )
 """Title, caption, whether it applies, and drawing of each panel, in reading order."""

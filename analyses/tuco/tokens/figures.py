@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.judged import figure_of
 from analyses.metrics import LEVEL, Interval
 from analyses.tuco.naming import region_title
 from analyses.tuco.tokens.statements import Concentration, concentrations, pooled
@@ -143,16 +144,6 @@ def _regions(result: "TokenMapResult") -> list[int]:
     return [k for k in range(len(result.regions)) if not np.isnan(result.finetuned_norm[..., k]).all(axis=0).any()]
 
 
-def _figure_of(draw: Callable[..., Axes]) -> Callable[["TokenMapResult"], Figure]:
-    def make(result: "TokenMapResult") -> Figure:
-        figure = draw(result).get_figure(root=True)
-        if figure is None:
-            raise RuntimeError("axes without a figure")
-        return figure
-
-    return make
-
-
 _TITLES = {
     "concentration": "Where the share stands out",
     "example": "Unit by token",
@@ -167,7 +158,7 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
             "moved as far "
             "in random directions; the height of a bar alone is no finding."
         ),
-        _figure_of(share_by_region),
+        figure_of(share_by_region),
     ),
     (
         _TITLES["concentration"],
@@ -176,12 +167,12 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
             "the rest. Grey: where 95% of random changes of equal norm fall. Filled dots differ from those at 5%, "
             "Holm over regions."
         ),
-        _figure_of(concentration_by_region),
+        figure_of(concentration_by_region),
     ),
     (
         "Which unit wrote where",
         lambda r: "Signed parts of each region's TuCo; a row adds up to it. Blue parts undo what other units wrote.",
-        _figure_of(parts_by_region),
+        figure_of(parts_by_region),
     ),
     (
         _TITLES["example"],
@@ -190,7 +181,7 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
             f"unit; a "
             "column adds up to the token's TuCo; blue undoes what other units wrote."
         ),
-        _figure_of(example_map),
+        figure_of(example_map),
     ),
     (
         _TITLES["curve"],
@@ -199,7 +190,7 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
             "each token, 95% over items; dashed is a random change of equal norm reading the same completions. "
             f"{r.n_unread} of {r.said.size} completions gave no verdict."
         ),
-        _figure_of(completion_curve),
+        figure_of(completion_curve),
     ),
 )
 """Title, caption and drawing of each panel, in reading order."""
