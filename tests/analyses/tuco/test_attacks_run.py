@@ -220,9 +220,7 @@ def test_an_interrupted_run_keeps_what_was_finished(pair, monkeypatch):
 
 
 def test_an_interruption_among_the_controls_keeps_every_item(pair, monkeypatch):
-    monkeypatch.setattr(
-        "analyses.tuco.attacks.runner.random_delta_pair", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr("analyses.looping.random_delta_pair", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.warns(RuntimeWarning, match="interrupted"):
         partial = compare_attacks(pair, ITEMS, **QUIET)
     assert len(partial.item_ids) == len(ITEMS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from analyses import looping
 from analyses.tuco import heads
 from analyses.tuco.heads import HeadsResult, naming, runner, split_heads
 from analyses.tuco.readout import ExpectedScore
@@ -277,14 +278,14 @@ def test_an_interrupted_run_keeps_what_is_finished(pair, monkeypatch):
 
 def test_an_interrupted_control_is_dropped_whole(pair, monkeypatch):
     calls = iter(range(100))
-    plain = runner.random_delta_pair
+    plain = looping.random_delta_pair
 
     def interrupted(*args, **kwargs):
         if next(calls) == 2:
             raise KeyboardInterrupt
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "random_delta_pair", interrupted)
+    monkeypatch.setattr(looping, "random_delta_pair", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted"):
         found = split_heads(pair, ITEMS[:4], progress=False, controls=4)
     assert len(found.control_head_push) == 2
@@ -315,7 +316,7 @@ def test_choices_are_checked(pair):
     with pytest.raises(ParameterError, match="neurons"):
         split_heads(pair, ITEMS, neurons=-1)
     with pytest.raises(ParameterError, match="precision"):
-        runner._widened(pair, "half")
+        split_heads(pair, ITEMS, precision="half")
     with pytest.raises(ParameterError, match="order"):
         split_heads(pair, ITEMS, orders=())
 

@@ -11,7 +11,7 @@ from workbench import Report
 from workbench.errors import ExecutorDisagreement, ItemError, ParameterError
 from workbench.hooks import Component
 from workbench.judges import JudgeItem
-from workbench.pairs import Scaling
+from workbench.pairs import Scaling, random_delta_pair
 from workbench.pairs.tiny import tiny_pair
 from workbench.results import TIDY_COLUMNS, Result
 
@@ -125,7 +125,7 @@ def test_an_interrupted_run_keeps_what_was_finished(pair, monkeypatch):
 
 
 def test_an_interrupted_control_leaves_the_finished_draws(pair, monkeypatch):
-    plain, draws = runner_module.random_delta_pair, []
+    plain, draws = random_delta_pair, []
 
     def interrupted(*args, **kwargs):
         draws.append(1)
@@ -133,7 +133,7 @@ def test_an_interrupted_control_leaves_the_finished_draws(pair, monkeypatch):
             raise KeyboardInterrupt
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(runner_module, "random_delta_pair", interrupted)
+    monkeypatch.setattr("analyses.looping.random_delta_pair", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted"):
         partial = scale(pair, ITEMS, alphas=(0.0, 1.0), progress=False)
     assert len(partial.item_ids) == len(ITEMS)
