@@ -42,17 +42,19 @@ _ACTIVE = re.compile(r"""<script|<foreignObject|<[^>]*\son\w+\s*=|<[^>]*href=["'
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
+# Doubled selectors: the rules a notebook has for its tables are as specific, and must not win in a dark page.
 CSS = """
 .jw{--jw-ink:#1c1f24;--jw-dim:#5b6470;--jw-line:#d5dae1;--jw-paper:#fff;--jw-soft:#f4f6f8;--jw-link:#0b5c9e;
  --jw-pos:#c2570c;--jw-neg:#1f6fb2;--jw-good:#00674a;--jw-bad:#a8321a;--jw-warn:#805a00;
- color:var(--jw-ink);font:16px/1.55 system-ui,sans-serif;overflow-wrap:anywhere}
+ color:var(--jw-ink);background:var(--jw-paper);font:16px/1.55 system-ui,sans-serif;overflow-wrap:anywhere}
 @media (prefers-color-scheme:dark){.jw{--jw-ink:#e6e9ed;--jw-dim:#a3acb8;--jw-line:#3a424d;--jw-paper:#14171b;
  --jw-soft:#1d2127;--jw-link:#7cc0ff;--jw-pos:#ffa55c;--jw-neg:#79b8f3;--jw-good:#4fd0a5;--jw-bad:#ff9a80;--jw-warn:#f2c14e}}
 .jw table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 .jw caption{text-align:left;color:var(--jw-dim);padding:.25rem 0}
-.jw th,.jw td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--jw-line)}
+.jw.jw.jw tbody tr:nth-child(n){background:none}
+.jw.jw th,.jw.jw td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--jw-line)}
 .jw th{font-weight:600;overflow-wrap:normal}
-.jw .num{text-align:right;white-space:nowrap}.jw td.text{white-space:pre-wrap}
+.jw.jw .num{text-align:right;white-space:nowrap}.jw td.text{white-space:pre-wrap}
 .jw .scroll{overflow:auto;max-width:100%}
 .jw dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:0;font-size:.875rem}
 .jw dt{color:var(--jw-dim)}.jw dd{margin:0;min-width:0;white-space:pre-wrap}.jw dd>ul{margin:0;padding-left:1.1rem}
