@@ -51,8 +51,9 @@ CSS = """
  --jw-soft:#1d2127;--jw-link:#7cc0ff;--jw-pos:#ffa55c;--jw-neg:#79b8f3;--jw-good:#4fd0a5;--jw-bad:#ff9a80;--jw-warn:#f2c14e}}
 .jw table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 .jw caption{text-align:left;color:var(--jw-dim);padding:.25rem 0}
-.jw.jw.jw tbody tr:nth-child(n){background:none}
-.jw.jw th,.jw.jw td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--jw-line)}
+.jw.jw.jw table{color:inherit}.jw.jw.jw tbody tr:nth-child(n){background:none}
+.jw.jw th,.jw.jw td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;
+ border-bottom:1px solid var(--jw-line)}
 .jw th{font-weight:600;overflow-wrap:normal}
 .jw.jw .num{text-align:right;white-space:nowrap}.jw td.text{white-space:pre-wrap}
 .jw .scroll{overflow:auto;max-width:100%}
