@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from analyses import looping
+from analyses.looping import Prompts
 from analyses.tuco import heads
+from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.heads import HeadsResult, naming, runner, split_heads
 from analyses.tuco.readout import ExpectedScore
 from workbench import html
@@ -316,7 +318,7 @@ def test_choices_are_checked(pair):
     with pytest.raises(ParameterError, match="neurons"):
         split_heads(pair, ITEMS, neurons=-1)
     with pytest.raises(ParameterError, match="precision"):
-        split_heads(pair, ITEMS, precision="half")
+        Evaluation.best(Prompts.of(pair, ITEMS), (), precision="half")
     with pytest.raises(ParameterError, match="order"):
         split_heads(pair, ITEMS, orders=())
 
