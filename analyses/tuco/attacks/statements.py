@@ -41,7 +41,7 @@ def finding(result: "AttackResult") -> Finding:
         _pretrained(result),
         *_rates(result),
         *(_area(result, measure) for measure in MEASURES),
-        *_patches(result),
+        *_patches(result, found=found),
     )
     return Finding(headline=headline, found=found, estimates=estimates, limits=_limits(result))
 
@@ -144,14 +144,14 @@ def _area(result: "AttackResult", measure: Measure) -> Estimate:
                     control=twin)  # fmt: skip
 
 
-def _patches(result: "AttackResult") -> tuple[Estimate, ...]:
+def _patches(result: "AttackResult", *, found: bool) -> tuple[Estimate, ...]:
     if result.chosen_unit is None:
         return ()
     ways = (
         (result.chosen_unit, result.taken_back(unit=result.chosen_unit), result.patched_control),
         ("all units at once", result.taken_back(), result.rebuilt_control),
     )
-    return tuple(
+    own_component = tuple(
         estimate(
             f"share of the shift from clean to attacked that goes with the clean run's fine-tuned component in {where}"
             + (" (named on other items)" if where == result.chosen_unit else ""),
@@ -159,7 +159,10 @@ def _patches(result: "AttackResult") -> tuple[Estimate, ...]:
             control=estimate(CONTROLS[0], contrasts.taken_back(result, control[0])),
         )
         for where, own, control in ways
-    ) + tuple(
+    )
+    if not found:
+        return own_component  # another item's component is off by a whole verdict, beside a shift that is next to none
+    return own_component + tuple(
         estimate(f"the same with the {CONTROLS[1]}", contrasts.taken_back(result, control[1]),
                  control=estimate(f"its own, in {where}", own))
         for where, own, control in ways
