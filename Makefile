@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint fmt type imports notebooks bench lab docs
+.PHONY: help env demo test test-slow lint fmt type imports notebooks bench figures lab docs
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: env ## run benchmarks/bench_*.py; JSON lines go to benchmarks/results/
 		name=$$(basename "$$script" .py); echo "$$name"; \
 		$(BIN)/python "$$script" > "benchmarks/results/$$name.jsonl.part"; \
 		mv "benchmarks/results/$$name.jsonl.part" "benchmarks/results/$$name.jsonl"; done
+
+figures: env ## draw the figures of docs/tuco.md again (minutes)
+	$(BIN)/python docs/figures/make_tuco.py
 
 docs: env ## API pages from the docstrings, into docs/api/
 	$(BIN)/pdoc --docformat google --output-directory docs/api workbench analyses
