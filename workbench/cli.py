@@ -273,9 +273,7 @@ def _load_results(folder: Path) -> list[Any]:
     """Load every result folder a notebook left, in the order of :data:`ANALYSES`."""
     known = {found.result: found for found in (*ANALYSES.values(), *COMPARISONS.values())}
     order = list(known)
-    kinds = {
-        path.parent: json.loads(path.read_text(encoding="utf-8"))["kind"] for path in folder.glob("*/result.json")
-    }
+    kinds = {path.parent: json.loads(path.read_text(encoding="utf-8"))["kind"] for path in folder.glob("*/result.json")}
     if unknown := {kind for kind in kinds.values() if kind not in known}:
         raise NotebookError(
             "a notebook saved a result of an unknown kind.", argument="out", got=sorted(unknown), allowed=order
