@@ -1,8 +1,10 @@
 """Rows of an adapter's judge and of its base in one batch."""
 
+import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
+from workbench.errors import ParameterError
 from workbench.pairs import adapter_on_first_rows, can_mix, identical_pair
 from workbench.pairs.tiny import tiny_pair
 from workbench.tokens import TokenBatch
@@ -36,3 +38,8 @@ def test_only_a_plain_adapter_over_its_own_base_can_be_mixed():
     layer = next(m for m in lora.judge.modules() if isinstance(m, LoraLayer))
     layer.use_dora["default"] = True
     assert not can_mix(lora.base, lora.judge)
+
+
+def test_a_model_without_an_adapter_is_refused():
+    with pytest.raises(ParameterError, match="no adapter"), adapter_on_first_rows(tiny_pair().judge, rows=1):
+        pass

@@ -42,7 +42,15 @@ def adapter_on_first_rows(judge: nn.Module, *, rows: int) -> Iterator[None]:
     Args:
         judge: Module with a plain LoRA adapter; see :func:`can_mix`.
         rows: Number of rows it acts on.
+
+    Raises:
+        ParameterError: The module has no adapter, so that every row would be the judge's.
     """
+    layers = [cast(nn.Module, layer) for _, layer in tuner_layers(judge)]
+    if not layers:
+        raise ParameterError(
+            "this model has no adapter that could be left out of rows.", argument="judge", got=type(judge).__name__
+        )
 
     def choose(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(layer, LoraLayer):
@@ -53,9 +61,8 @@ def adapter_on_first_rows(judge: nn.Module, *, rows: int) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(module_lock(judge))
-        for _, layer in tuner_layers(judge):
-            handle = cast(nn.Module, layer).register_forward_pre_hook(choose, with_kwargs=True)
-            stack.callback(handle.remove)
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(choose, with_kwargs=True).remove)
         yield
 
 
