@@ -18,10 +18,8 @@ class Gauge:
 
     name: Norm
     """``l1``, ``l2``, or ``final_norm``: L2 after the final norm's centring and gain."""
-    gain: Float[Tensor, " d_model"] | None = None
-    """Gain of the final norm, up to one common factor (which no share sees); None leaves writes as they are."""
-    centred: bool = False
-    """Whether the final norm takes the mean out first."""
+    probe: NormProbe | None = None
+    """The final norm's centring and gain, up to a factor no share sees; None leaves writes as they are."""
 
     @classmethod
     def of(cls, name: Norm, judge: HooksBackend) -> "Gauge":
@@ -38,15 +36,11 @@ class Gauge:
         dtype = next((p.dtype for p in module.parameters()), torch.float32)
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         probe = NormProbe.of(module, torch.zeros(1, judge.anatomy.d_model, dtype=dtype, device=device))
-        return cls(name=name, gain=probe.gain, centred=probe.centred)
+        return cls(name=name, probe=probe)
 
     def weigh(self, x: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
         """Return what of a write this norm sees; linear, so that sums of writes stay sums."""
-        if self.gain is None:
-            return x
-        if self.centred:
-            x = x - x.mean(-1, keepdim=True)
-        return x * self.gain.to(x)
+        return x if self.probe is None else self.probe.centre(x) * self.probe.gain.to(x)
 
     def norm(self, weighed: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead"]:
         """Return the length of a weighed write."""

@@ -37,7 +37,7 @@ from analyses.looping import (
 from analyses.tuco.checks import check_null, settle
 from analyses.tuco.clamp import JudgeSide, judge_side, measure
 from analyses.tuco.cuts import Granularity, Unit, units
-from analyses.tuco.evaluation import PRECISIONS, Evaluation
+from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.prompts import (
     Choices,
     Measured,
@@ -131,7 +131,7 @@ def run(
         "orders": list(orders),
         "batch_size": batch_size,
     }
-    _check(norm, precision, resident)
+    _check(norm, resident)
     check_least(batch_size=(batch_size, 1), controls=(controls, 0), control_items=(control_items, 2))
     prompts = Prompts.of(pair, items, orders=orders)
     parts = units(granularity, n_layers=pair.n_layers, parallel=pair.anatomy("judge").parallel)
@@ -298,7 +298,7 @@ def _taking_turns(pair: Pair, resident: str) -> Iterator[Switch]:
 
 def _choose_unit(work: _Work) -> Unit:
     """Name the unit whose F pushed hardest toward the label (toward the judge's own verdict without labels)."""
-    sign = work.prompts.label_sign
+    sign = work.prompts.slot_sign
     orientation = np.where(np.isnan(sign), np.sign(work.arrays["judge_gap"]), sign)
     pushes = work.arrays["finetuned_push"] * orientation[..., None]
     return work.choices.parts[int(np.argmax(np.abs(np.nanmean(pushes[work.prompts.done], axis=(0, 1)))))]
@@ -381,10 +381,9 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
     )
 
 
-def _check(norm: str, precision: str, resident: str) -> None:
-    for name, value, allowed in (("norm", norm, NORMS), ("precision", precision, PRECISIONS)):
-        if value not in allowed:
-            raise ParameterError("unknown choice.", argument=name, got=value, allowed=allowed)
+def _check(norm: str, resident: str) -> None:
+    if norm not in NORMS:
+        raise ParameterError("unknown choice.", argument="norm", got=norm, allowed=NORMS)
     if resident in ("both", "one"):
         return
     try:

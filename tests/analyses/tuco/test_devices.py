@@ -26,12 +26,17 @@ def pair_on(device):
     )
 
 
-@pytest.mark.parametrize("analysis", [tuco.run, tuco.split_heads, tuco.attribute_paths])
-def test_the_gpu_gives_what_the_cpu_gives(analysis):
+@pytest.mark.parametrize(
+    ("analysis", "parts"),
+    [
+        (tuco.run, "finetuned_push"),
+        (tuco.split_heads, "finetuned_push"),
+        (tuco.attribute_paths, "attribution"),
+    ],
+)
+def test_the_gpu_gives_what_the_cpu_gives(analysis, parts):
     here, there = (analysis(pair_on(device), ITEMS, **QUIET) for device in ("cpu", "cuda"))
-    np.testing.assert_allclose(there.finetuned_push if hasattr(there, "finetuned_push") else there.judge_gap,
-                               here.finetuned_push if hasattr(here, "finetuned_push") else here.judge_gap,
-                               atol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(getattr(there, parts), getattr(here, parts), atol=1e-3)
 
 
 def test_a_scaled_judge_is_the_same_on_the_gpu():
