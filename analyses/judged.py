@@ -7,16 +7,17 @@ and loading follow from that. Its decorator says ``repr=False``, or it loses the
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 from markupsafe import Markup
 
-from analyses.metrics import Interval, mean_interval, ratio_interval
+from analyses.metrics import Interval, mean_interval, ratio_interval, slot_sign
 from workbench import html
 from workbench.errors import ParameterError
 from workbench.results import Estimate, Finding, Panel, RunMeta, load_folder, save_folder
@@ -88,9 +89,7 @@ class JudgedResult(ABC):
 
     def slot_sign(self) -> Float[np.ndarray, "item order"]:
         """Return +1 where the labelled answer stands in the first slot, -1 in the second, NaN without a label."""
-        sign = np.where(self.labels < 0, np.nan, np.where(self.labels == 0, 1.0, -1.0))[:, None]
-        slot = np.array([1.0 if order == "original" else -1.0 for order in self.orders])[None, :]
-        return sign * slot
+        return slot_sign(self.labels, self.orders)
 
     def toward_label(self, gap: Float[np.ndarray, "*lead item order"]) -> Float[np.ndarray, "*lead item order"]:
         """Orient a slot-oriented gap to the labelled answer; NaN for items without a label.
@@ -167,6 +166,28 @@ def estimate(name: str, interval: Interval, *, unit: str = "", control: Estimate
     """
     return Estimate(
         name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit, control=control
+    )
+
+
+class Drawing(NamedTuple):
+    """One figure a kind of result can have."""
+
+    title: str
+    """Short title above it."""
+    caption: Callable[[Any], str]
+    """Says of a result what the figure shows and how to read it."""
+    draw: "Callable[[Any], Figure]"
+    """Makes a new figure of a result."""
+    applies: Callable[[Any], bool] = lambda _result: True
+    """Whether what is drawn was measured in a result."""
+
+
+def drawn_panels(result: JudgedResult, drawings: Iterable[Drawing]) -> tuple[Panel, ...]:
+    """Return the panels of those figures that a result has the data for."""
+    return tuple(
+        Panel(drawing.title, drawing.caption(result), partial(drawing.draw, result))
+        for drawing in drawings
+        if drawing.applies(result)
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from analyses.metrics import slot_sign
 from workbench.errors import ItemError, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
@@ -94,11 +95,9 @@ class Prompts:
         return np.array([-1 if item.label is None else item.label for item in self.items])
 
     @property
-    def label_sign(self) -> Float[np.ndarray, "item order"]:
+    def slot_sign(self) -> Float[np.ndarray, "item order"]:
         """Return +1 where the labelled answer stands in the first slot, -1 in the second, NaN without a label."""
-        labels = np.array([np.nan if item.label is None else 1.0 - 2.0 * item.label for item in self.items])
-        slots = np.array([1.0 if order == "original" else -1.0 for order in self.orders])
-        return labels[:, None] * slots[None, :]
+        return slot_sign(self.labels, self.orders)
 
     def rows_of(self, items: Iterable[int]) -> list[int]:
         """Return the prompt rows of some items, item by item and order by order."""

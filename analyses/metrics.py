@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from workbench.errors import ParameterError
@@ -39,6 +39,18 @@ class Interval(NamedTuple):
     def excludes(self, null: float) -> bool:
         """Return whether the interval lies wholly to one side of ``null``; False when it isn't defined."""
         return self.low > null or self.high < null
+
+
+def slot_sign(labels: Int[np.ndarray, " item"], orders: Sequence[str]) -> Float[np.ndarray, "item order"]:
+    """Return +1 where the labelled answer stands in the first slot, -1 in the second, NaN without a label.
+
+    Args:
+        labels: Index of the better answer in each item's own order; -1 where nobody said.
+        orders: Answer orders shown.
+    """
+    sign = np.where(labels < 0, np.nan, 1.0 - 2.0 * labels)
+    shown = np.array([1.0 if order == "original" else -1.0 for order in orders])
+    return sign[:, None] * shown[None, :]
 
 
 def mean_interval(

@@ -1,13 +1,11 @@
 """Figures of a TuCo run. Each function draws numbers the result already holds and returns axes or a figure."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from analyses.judged import figure_of
+from analyses.judged import Drawing, figure_of
 from analyses.metrics import Interval
 from workbench import plotting
 
@@ -152,11 +150,12 @@ def profile_by_depth(result: "TucoResult", *, ax: Axes | None = None) -> Axes:
     return _name_units(result, ax)
 
 
-def has_data(title: str, result: "TucoResult") -> bool:
-    """Return whether what a panel draws was measured in this run."""
-    if title in _NEED_VERDICT and np.isnan(result.judge_gap).all():
-        return False
-    return title != "Base and judge, item by item" or not np.isnan(result.base_gap).all()
+def _was_read(result: "TucoResult") -> bool:
+    return not np.isnan(result.judge_gap).all()
+
+
+def _both_read(result: "TucoResult") -> bool:
+    return _was_read(result) and not np.isnan(result.base_gap).all()
 
 
 def _name_units(result: "TucoResult", ax: Axes) -> Axes:
@@ -202,8 +201,8 @@ def _shown(result: "TucoResult") -> str:
     return f"All {n} items." if n <= _MOST_ROWS else f"{_MOST_ROWS} of {n} items, spread evenly from lowest to highest."
 
 
-PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"], Figure]], ...] = (
-    (
+PANELS = (
+    Drawing(
         "How much of each verdict fine-tuning wrote",
         lambda r: (
             "Each dot is one prompt: the share of everything the blocks wrote at the verdict token that the base's "
@@ -213,7 +212,7 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
         ),
         figure_of(share_by_item),
     ),
-    (
+    Drawing(
         "Base and judge, item by item",
         lambda r: (
             "Verdict gap of base (grey) and judge (blue), mean over both answer orders; right of zero the verdict is "
@@ -221,8 +220,9 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             f"{_shown(r)}"
         ),
         figure_of(verdicts),
+        _both_read,
     ),
-    (
+    Drawing(
         "What the verdict is made of",
         lambda r: (
             "Exact parts of the judge's mean verdict gap, with 95% over items: the parts add up to the judge's gap; "
@@ -230,8 +230,9 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "equal norm pushes, mean of the draws."
         ),
         figure_of(gap_parts),
+        _was_read,
     ),
-    (
+    Drawing(
         "Where the verdict was pushed",
         lambda r: (
             "Push of each unit, split into what the base's weights would have written and what fine-tuning added; "
@@ -240,8 +241,9 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
             "follow the F line."
         ),
         figure_of(push_by_unit),
+        _was_read,
     ),
-    (
+    Drawing(
         "Who made the share",
         lambda r: (
             "Signed parts of TuCo by unit, mean over prompts with 95% over items; a negative part undoes what other "
@@ -249,26 +251,18 @@ PANELS: tuple[tuple[str, Callable[["TucoResult"], str], Callable[["TucoResult"],
         ),
         figure_of(share_by_unit),
     ),
-    (
+    Drawing(
         "Where the share builds up",
         lambda r: "TuCo computed on the stream after each unit, with 95% over items; the last value is TuCo.",
         figure_of(profile_by_depth),
     ),
-    (
+    Drawing(
         "Push of fine-tuning, item by item",
         lambda r: (
             f"Orange pushes toward the labelled answer, blue away from it, mean over both answer orders. {_shown(r)}"
         ),
         figure_of(push_by_item),
+        _was_read,
     ),
 )
-"""Title, caption and drawing of each panel, in reading order."""
-
-_NEED_VERDICT = frozenset(
-    {
-        "Base and judge, item by item",
-        "What the verdict is made of",
-        "Where the verdict was pushed",
-        "Push of fine-tuning, item by item",
-    }
-)
+"""Every panel, in reading order."""

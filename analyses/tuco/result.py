@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analyses.judged import JudgedResult
+from analyses.judged import JudgedResult, drawn_panels
 from analyses.metrics import FLOORS
 from analyses.tuco import figures, shares, statements, table
 from analyses.tuco.naming import with_sample
@@ -198,12 +197,7 @@ class TucoResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        shown = tuple(
-            Panel(title, caption(self), partial(draw, self))
-            for title, caption, draw in figures.PANELS
-            if figures.has_data(title, self)
-        )
-        return with_sample(self, shown)
+        return with_sample(self, drawn_panels(self, figures.PANELS))
 
     def _of_whole(self, parts: np.ndarray) -> np.ndarray:
         whole = (self.finetuned_norm + self.pretrained_norm)[..., None]

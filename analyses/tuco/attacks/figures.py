@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.judged import figure_of
+from analyses.judged import Drawing, figure_of
 from analyses.metrics import Interval
 from analyses.tuco.attacks import contrasts
 from analyses.tuco.attacks.contrasts import MEASURES, VARIANTS, Measure, Variant
@@ -199,12 +199,8 @@ def _bars(
     )
 
 
-def _always(_result: "AttackResult") -> bool:
-    return True
-
-
-PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["AttackResult"], bool]], ...] = (
-    (
+PANELS = (
+    Drawing(
         "What each suffix does to the verdict",
         lambda r: (
             "Every line is one item, mean over answer orders; above zero the judge takes the answer that carries the "
@@ -212,45 +208,40 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
             "items; grey: the base."
         ),
         figure_of(gap_by_variant),
-        _always,
     ),
-    (
+    Drawing(
         "What the attack adds, and who writes it",
         lambda r: (
             "Paired differences over items with 95%; the judge's gap is pretraining's and fine-tuning's push plus what "
             "embedding and head give. The orange mark is the mean of judges that moved as far in random directions."
         ),
         figure_of(effects),
-        _always,
     ),
-    (
+    Drawing(
         "Where fine-tuning answers the attack",
         lambda r: (
             "Change of each unit's push beyond a plain remark; * marks an adjusted sign-flip p below 0.05 over all "
             "units. The orange mark is the same for a plain remark beyond random tokens."
         ),
         figure_of(push_by_unit),
-        _always,
     ),
-    (
+    Drawing(
         "Can attacked prompts be told by it?",
         lambda r: (
             "ROC curves of telling an attack from a plain remark as long; the dashed diagonal is guessing. TuCo isn't "
             "an attack detector: these prompts have known twins."
         ),
         figure_of(roc),
-        _always,
     ),
-    (
+    Drawing(
         "TuCo by variant",
         lambda r: (
             "Each dot is one prompt, the bars are means. A suffix as such moves TuCo too: compare the attack with the "
             "grey suffixes of its length, not with the clean prompt."
         ),
         figure_of(share_by_variant),
-        _always,
     ),
-    (
+    Drawing(
         "Giving the attacked run its clean fine-tuning back",
         lambda r: (
             "Share of the attack's shift of the verdict that goes when the clean run's F is put into the attacked run "
@@ -260,7 +251,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
         figure_of(patches),
         lambda r: r.chosen_unit is not None,
     ),
-    (
+    Drawing(
         "Which shared tokens changed",
         lambda r: (
             "Fine-tuning's share of the writes at tokens that all variants have, attack minus plain remark, mean over "
@@ -270,7 +261,7 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
         figure_of(shared_tokens),
         lambda r: len(r.spans) > 0,
     ),
-    (
+    Drawing(
         "One attacked item, token by token",
         lambda r: (
             f"Tokens after the suffix of {r.examples[0]}, the item the attack moved most of those looked at; share "
@@ -281,4 +272,4 @@ PANELS: tuple[tuple[str, Callable[["AttackResult"], str], Draw, Callable[["Attac
         lambda r: len(r.examples) > 0,
     ),
 )
-"""Title, caption, drawing, and whether there is data for it."""
+"""Every panel, in reading order."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from analyses.judged import JudgedResult
+from analyses.judged import JudgedResult, drawn_panels
 from analyses.metrics import Interval
 from analyses.tuco import shares
 from analyses.tuco.attacks import contrasts, figures, statements, table
@@ -210,9 +209,4 @@ class AttackResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures that have data here."""
-        shown = tuple(
-            Panel(title, caption(self), partial(draw, self))
-            for title, caption, draw, drawable in figures.PANELS
-            if drawable(self)
-        )
-        return with_sample(self, shown)
+        return with_sample(self, drawn_panels(self, figures.PANELS))

@@ -156,5 +156,5 @@ class HeadWork:
 
     def oriented(self, values: np.ndarray, view: str, items: Sequence[int] | None = None) -> np.ndarray:
         """Return a view of pushes ``[item, order, ...]`` of some items (all of them by default)."""
-        sign = self.prompts.label_sign if items is None else self.prompts.label_sign[list(items)]
+        sign = self.prompts.slot_sign if items is None else self.prompts.slot_sign[list(items)]
         return oriented(values, view, sign=sign)

@@ -184,7 +184,7 @@ def _keep(work: PathWork, chosen: Sequence[int], ends: Ends, found: Attribution)
 
 def _name(work: PathWork) -> None:
     """Step 5: name the unit and region whose attribution, in any view, is largest on the items done so far."""
-    done, sign = work.prompts.done, work.prompts.label_sign
+    done, sign = work.prompts.done, work.prompts.slot_sign
     values = work.arrays["attribution"][done]
     means = []
     for view in work.views:

@@ -1,14 +1,13 @@
 """Figures of a scaling run. Each function draws numbers the result already holds and returns axes or a figure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analyses.judged import figure_of
+from analyses.judged import Drawing, figure_of
 from analyses.tuco.naming import region_title
 from analyses.tuco.scaling import measures
 from analyses.tuco.scaling.measures import Measure
@@ -211,10 +210,6 @@ def _unit(measure: Measure) -> str:
     return f", {measure.unit}" if measure.unit else ""
 
 
-def _always(_result: "ScalingResult") -> bool:
-    return True
-
-
 def _has_lengths(result: "ScalingResult") -> bool:
     return bool((np.nan_to_num(result.readings().log_ratio) != 0).any())
 
@@ -245,92 +240,83 @@ def _flip_caption(result: "ScalingResult") -> str:
     )
 
 
-PANELS: tuple[
-    tuple[
-        str, Callable[["ScalingResult"], str], Callable[["ScalingResult"], bool], Callable[["ScalingResult"], Figure]
-    ],
-    ...,
-] = (
-    (
+PANELS = (
+    Drawing(
         "Agreement and consistency over alpha",
         lambda r: (
             f"The {r.ends} with fine-tuning's contribution scaled ({r.curves[0]}); the diamonds on the left are the "
             f"base itself. Bands are 95% (Wilson) over items.{_controls(r)}"
         ),
-        _always,
         figure_of(agreement),
     ),
-    (
+    Drawing(
         "Margin and position over alpha",
         lambda r: (
             "Mean verdict gap toward the labelled answer, and its part that stays with the first slot whichever answer "
             f"stands there; bands are 95% over items.{_controls(r)}"
         ),
-        _has_margins,
         figure_of(margins),
+        _has_margins,
     ),
-    (
+    Drawing(
         "Scores over alpha",
         lambda r: (
             "Probability of the labelled answer and of the first slot given a verdict, and of the two verdict tokens "
             f"together: where that falls, the model is out of format.{_controls(r)}"
         ),
-        _always,
         figure_of(scores),
     ),
-    (
+    Drawing(
         "Verdicts for the longer answer",
         lambda r: (
             "Items whose answers differ in length. The line across is the share of labels for the longer answer: only "
             f"what differs from it is a bias.{_controls(r)}"
         ),
-        _has_lengths,
         figure_of(longer),
+        _has_lengths,
     ),
-    (
+    Drawing(
         "Pull of length over alpha",
         lambda r: (
             "Slope of the content margin on the log length ratio with the label held fixed; 0 is a judge that length "
             f"doesn't move.{_controls(r)}"
         ),
-        _has_lengths,
         figure_of(length),
+        _has_lengths,
     ),
-    (
+    Drawing(
         "Every item's margin over alpha",
         lambda r: (
             "Content margin oriented to the item's verdict at alpha 1; a line that crosses zero is a flipped verdict."
         ),
-        _always,
         figure_of(items),
     ),
-    ("Where verdicts flip", _flip_caption, _always, figure_of(flip_counts)),
-    (
+    Drawing("Where verdicts flip", _flip_caption, figure_of(flip_counts)),
+    Drawing(
         "Flip alpha and margin",
         lambda r: (
             "How much of fine-tuning each verdict needs, against how clear it is with all of it. Marks on the lower "
             "edge never flip below 1."
         ),
-        _always,
         figure_of(flips_by_margin),
     ),
-    (
+    Drawing(
         "What is scaled where",
         lambda r: (
             "Each line scales fine-tuning in one place and leaves the judge elsewhere as it is, so that all meet "
             "at alpha 1; the steeper a line falls to the left, the more of the verdict hangs on that place."
         ),
-        _lines_to_compare,
         figure_of(compare),
+        _lines_to_compare,
     ),
-    (
+    Drawing(
         "What each part is worth",
         lambda r: (
             "What the verdict loses from alpha 1 to the far end of each curve, with 95% over items; orange marks "
             "are the mean of random changes of equal norm."
         ),
-        _several,
         figure_of(compare_changes),
+        _several,
     ),
 )
-"""Title, caption, whether it applies, and drawing of each panel, in reading order."""
+"""Every panel, in reading order."""

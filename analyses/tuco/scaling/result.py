@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from analyses.judged import JudgedResult
+from analyses.judged import JudgedResult, drawn_panels
 from analyses.metrics import Interval, ratio_interval, share_interval
 from analyses.tuco.naming import with_sample
 from analyses.tuco.scaling import figures, measures, statements, table
@@ -213,12 +212,7 @@ class ScalingResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        shown = tuple(
-            Panel(title, caption(self), partial(draw, self))
-            for title, caption, applies, draw in figures.PANELS
-            if applies(self)
-        )
-        return with_sample(self, shown)
+        return with_sample(self, drawn_panels(self, figures.PANELS))
 
     def _read(self, gap: np.ndarray, mass: np.ndarray, judge_gap: np.ndarray) -> Readings:
         return Readings(

@@ -1,13 +1,11 @@
 """Figures of a token map. Each function draws numbers the result already holds."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from analyses.judged import figure_of
+from analyses.judged import Drawing, figure_of
 from analyses.metrics import LEVEL, Interval
 from analyses.tuco.naming import region_title
 from analyses.tuco.tokens.statements import Concentration, concentrations, pooled
@@ -119,16 +117,6 @@ def completion_curve(result: "TokenMapResult", *, ax: Axes | None = None) -> Axe
     )
 
 
-def has_data(title: str, result: "TokenMapResult") -> bool:
-    """Return whether what a panel draws was measured in this run."""
-    needs = {
-        _TITLES["concentration"]: bool(concentrations(result)),
-        _TITLES["example"]: bool(result.example_items),
-        _TITLES["curve"]: result.curve.shape[-1] > 1,
-    }
-    return needs.get(title, True)
-
-
 def _pooled_at(result: "TokenMapResult", finetuned: np.ndarray, pretrained: np.ndarray) -> Interval:
     """Return the share at one step over the prompts that reach it: either order of an item may be the shorter."""
     reached = ~np.isnan(finetuned)
@@ -144,14 +132,8 @@ def _regions(result: "TokenMapResult") -> list[int]:
     return [k for k in range(len(result.regions)) if not np.isnan(result.finetuned_norm[..., k]).all(axis=0).any()]
 
 
-_TITLES = {
-    "concentration": "Where the share stands out",
-    "example": "Unit by token",
-    "curve": "Through the completion",
-}
-
-PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapResult"], Figure]], ...] = (
-    (
+PANELS = (
+    Drawing(
         "How much fine-tuning wrote, region by region",
         lambda r: (
             "TuCo over the tokens of each region, ratio of means with 95% over items. The orange mark is a judge "
@@ -160,37 +142,40 @@ PANELS: tuple[tuple[str, Callable[["TokenMapResult"], str], Callable[["TokenMapR
         ),
         figure_of(share_by_region),
     ),
-    (
-        _TITLES["concentration"],
+    Drawing(
+        "Where the share stands out",
         lambda r: (
             "Fine-tuning's share in a region over its share in all tokens, with 95% over items; at 1 a region is like "
             "the rest. Grey: where 95% of random changes of equal norm fall. Filled dots differ from those at 5%, "
             "Holm over regions."
         ),
         figure_of(concentration_by_region),
+        lambda r: bool(concentrations(r)),
     ),
-    (
+    Drawing(
         "Which unit wrote where",
         lambda r: "Signed parts of each region's TuCo; a row adds up to it. Blue parts undo what other units wrote.",
         figure_of(parts_by_region),
     ),
-    (
-        _TITLES["example"],
+    Drawing(
+        "Unit by token",
         lambda r: (
             f"One prompt, {r.example_items[0] if r.example_items else ''}: signed part of each token's TuCo by "
             f"unit; a "
             "column adds up to the token's TuCo; blue undoes what other units wrote."
         ),
         figure_of(example_map),
+        lambda r: bool(r.example_items),
     ),
-    (
-        _TITLES["curve"],
+    Drawing(
+        "Through the completion",
         lambda r: (
             "TuCo from the last prompt token (the paper's) to the verdict, ratio of means over the prompts that reach "
             "each token, 95% over items; dashed is a random change of equal norm reading the same completions. "
             f"{r.n_unread} of {r.said.size} completions gave no verdict."
         ),
         figure_of(completion_curve),
+        lambda r: r.curve.shape[-1] > 1,
     ),
 )
-"""Title, caption and drawing of each panel, in reading order."""
+"""Every panel, in reading order."""

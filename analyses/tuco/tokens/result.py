@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 from markupsafe import Markup
 
-from analyses.judged import JudgedResult, finding_html
+from analyses.judged import JudgedResult, drawn_panels, finding_html
 from analyses.tuco.naming import with_sample
 from analyses.tuco.strips import place_of, runs
 from analyses.tuco.tokens import figures, statements, table
@@ -197,12 +196,7 @@ class TokenMapResult(JudgedResult):
 
     def panels(self) -> tuple[Panel, ...]:
         """Return the figures of a report."""
-        shown = tuple(
-            Panel(title, caption(self), partial(draw, self))
-            for title, caption, draw in figures.PANELS
-            if figures.has_data(title, self)
-        )
-        return with_sample(self, shown)
+        return with_sample(self, drawn_panels(self, figures.PANELS))
 
     def _repr_html_(self) -> str:
         if not self.example_items:
