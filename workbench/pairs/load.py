@@ -1,36 +1,38 @@
 """``load_pair``: the only way to build a pair, and the only place a device is chosen."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError, ParameterError
 from workbench.judges import JudgeFormat, get_format
 from workbench.pairs import checkpoints, guards
-from workbench.pairs.adapters import attach_adapter, split_peft, tuner_layers
 from workbench.pairs.embedded import embedded_names, embedded_pair
-from workbench.pairs.pair import Pair, Side
+from workbench.pairs.models import Loaded, load_models
+from workbench.pairs.modules import commit_of, embedding_of
+from workbench.pairs.pair import Pair
+from workbench.pairs.placement import Placement
 from workbench.pairs.report import Guard, PairReport
+from workbench.pairs.sources import Named, Source, per_side
 
-Source = str | os.PathLike[str] | nn.Module
 DEFAULT_FORMAT = "pairwise"
 
 
 def load_pair(
-    base: Source,
-    judge: Source | None = None,
+    base: Named,
+    judge: Named | None = None,
     *,
     tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
     format: str | JudgeFormat | None = None,  # noqa: A002 - the public name of design.md
     revision: str | Mapping[str, str] | None = None,
+    subfolder: str | Mapping[str, str] | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     device_map: Any = None,
@@ -48,6 +50,7 @@ def load_pair(
         tokenizer: Tokenizer of both; by default the judge's own, compared with the base's. Required for live modules.
         format: Judge format by name or object; an embedded pair brings its own.
         revision: Hub revision of both, or a mapping with keys ``base`` and ``judge``.
+        subfolder: Folder inside the repository (or local folder) of both, or a mapping like ``revision``.
         dtype: Data type of both, e.g. ``"bfloat16"``. By default float32 on CPU and the base checkpoint's own on a GPU.
         device: Where both go; by default the first GPU, else the CPU.
         device_map: Passed on to transformers to spread each model over several devices, e.g. ``"auto"``.
@@ -64,224 +67,124 @@ def load_pair(
         PairMismatch: A guard failed; the message names it and the error carries the whole table as ``report``.
         ParameterError: Arguments contradict each other.
     """
-    request = _Request(base=base, judge=judge, tokenizer=tokenizer, format=format, kind=None, name=None)
-    request = _resolve_embedded(request)
-    place = _Placement.choose(
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        attention=attention,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
+    asked = _Asked(base=base, judge=judge, format=format, name=None).resolved()
+    place = Placement.choose(
+        dtype=dtype, device=device, device_map=device_map, attention=attention, trust_remote_code=trust_remote_code
     )
-    loaded = _load_modules(request, place)
-    report_name = request.name or _pair_name(request)
-    structure = PairReport(name=report_name, guards=tuple(guards.structure_guards(loaded.base, loaded.judge)))
+    sources = _sources(asked, revision=revision, subfolder=subfolder)
+    loaded = load_models(sources.base, sources.judge, place)
+    name = asked.name or sources.pair_name
+    structure = PairReport(name=name, guards=tuple(guards.structure_guards(loaded.base, loaded.judge)))
     structure.raise_if_failed()
-    tokens = _load_tokenizers(request, place)
-    rows = checkpoints.embedding_of(loaded.judge).shape[0]
-    weights, _ = guards.weight_guards(loaded.base, loaded.judge, seed=seed)
-    format_guard, judge_format = _choose_format(request)
+    tokens = _load_tokenizers(sources, tokenizer, place)
+    format_guard, judge_format = _choose_format(asked.format)
     table = (
         *structure.guards,
-        *guards.tokenizer_guards(tokens.base, tokens.judge, rows),
-        *weights,
+        *guards.tokenizer_guards(tokens.base, tokens.judge, embedding_of(loaded.judge).shape[0]),
+        *guards.weight_guards(loaded.base, loaded.judge),
+        *guards.merge_guards(loaded.judge, seed=seed),
         *loaded.guards,
         format_guard,
     )
     pair = Pair(
-        name=report_name,
+        name=name,
         base=loaded.base,
         judge=loaded.judge,
         tokenizer=tokens.judge,
         format=judge_format,
-        report=PairReport(name=report_name, guards=table).raise_if_failed(),
+        report=PairReport(name=name, guards=table).raise_if_failed(),
         kind=loaded.kind,
-        sources={
-            "base": {
-                "source": _label(request.base),
-                "revision": place.revision_of("base") or checkpoints.commit_of(loaded.base),
-            },
-            "judge": {
-                "source": _label(request.judge),
-                "revision": place.revision_of("judge") or checkpoints.commit_of(loaded.judge),
-            },
-        },
+        sources=sources.to_json(loaded),
     )
     return _examined(pair) if doctor else _unexamined(pair)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """What the caller asked for, with embedded names resolved."""
+class _Asked:
+    """What the caller asked for."""
+
+    base: Named
+    judge: Named | None
+    format: str | JudgeFormat | None
+    name: str | None
+
+    def resolved(self) -> "_Asked":
+        """Return the same with the names of embedded pairs replaced by their folders.
+
+        Raises:
+            ParameterError: There is no judge.
+        """
+        embedded = embedded_pair(self.base) if isinstance(self.base, str) and self.base in embedded_names() else None
+        if embedded is not None and self.judge is not None:
+            return replace(self, base=embedded.base)
+        if embedded is not None:
+            return replace(
+                self,
+                base=embedded.base,
+                judge=embedded.judge,
+                format=self.format or embedded.format,
+                name=embedded.name,
+            )
+        if self.judge is not None or isinstance(self.base, PeftModel):
+            return self
+        raise ParameterError(
+            "a pair needs a judge beside its base.",
+            argument="judge",
+            got=f"base={Source(given=self.base, argument='base').label!r}, judge=None",
+            allowed=f"a Hub id, folder, adapter or live module; or an embedded `base`: {', '.join(embedded_names())}",
+            fix="Name the judge, e.g. load_pair(base, judge).",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """Where both sides come from."""
 
     base: Source
     judge: Source | None
-    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None
-    format: str | JudgeFormat | None
-    kind: Literal["full", "lora"] | None
-    name: str | None
+    """None when the base is a live ``PeftModel``, which is a whole pair."""
+
+    @property
+    def pair_name(self) -> str:
+        return " -> ".join(Path(source.label).name for source in (self.base, self.judge) if source is not None)
+
+    def to_json(self, loaded: Loaded) -> dict[str, Any]:
+        """Return the name and commit of both sides, for the provenance of results."""
+
+        def row(source: Source | None, module: nn.Module) -> dict[str, Any]:
+            if source is None:
+                return {"source": "None", "revision": None}
+            return {"source": source.label, "revision": source.revision or commit_of(module)}
+
+        return {"base": row(self.base, loaded.base), "judge": row(self.judge, loaded.judge)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Placement:
-    """Where and how both models are loaded."""
-
-    dtype: torch.dtype | None
-    device: torch.device
-    device_map: Any
-    attention: str | None
-    revision: Mapping[str, str]
-    trust_remote_code: bool
-
-    @classmethod
-    def choose(
-        cls,
-        *,
-        dtype: torch.dtype | str | None,
-        device: torch.device | str | None,
-        device_map: Any,
-        attention: str | None,
-        revision: str | Mapping[str, str] | None,
-        trust_remote_code: bool,
-    ) -> "_Placement":
-        if device is not None and device_map is not None:
-            raise ParameterError("give `device` or `device_map`, not both.", argument="device_map", got=device_map)
-        chosen = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-        kind = _dtype(dtype)
-        if kind is None and chosen.type == "cpu" and device_map is None:
-            kind = torch.float32
-        revisions = {"base": revision, "judge": revision} if isinstance(revision, str) else dict(revision or {})
-        if unknown := set(revisions) - {"base", "judge"}:
-            raise ParameterError("unknown side.", argument="revision", got=sorted(unknown), allowed=["base", "judge"])
-        return cls(
-            dtype=kind,
-            device=chosen,
-            device_map=device_map,
-            attention=attention,
-            revision=revisions,
-            trust_remote_code=trust_remote_code,
-        )
-
-    def revision_of(self, side: Side) -> str | None:
-        return self.revision.get(side)
-
-    def load(self, source: Source, side: Side) -> PreTrainedModel:
-        if isinstance(source, nn.Module):
-            return checkpoints.require_live(source, argument=side)
-        return checkpoints.load_module(
-            source,
-            argument=side,
-            revision=self.revision_of(side),
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            attention=self.attention,
-            trust_remote_code=self.trust_remote_code,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    base: PreTrainedModel
-    judge: PreTrainedModel
-    kind: Literal["full", "lora"]
-    guards: tuple[Guard, ...] = ()
+def _sources(asked: _Asked, *, revision: Any, subfolder: Any) -> _Sources:
+    revisions, folders = per_side(revision, argument="revision"), per_side(subfolder, argument="subfolder")
+    base = Source(given=asked.base, argument="base", revision=revisions["base"], subfolder=folders["base"])
+    if asked.judge is None:
+        return _Sources(base=base, judge=None)
+    judge = Source(given=asked.judge, argument="judge", revision=revisions["judge"], subfolder=folders["judge"])
+    return _Sources(base=base, judge=judge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tokenizers:
     base: PreTrainedTokenizerBase | None
+    """The base's own; None when one tokenizer was given for both."""
     judge: PreTrainedTokenizerBase
 
 
-def _resolve_embedded(request: _Request) -> _Request:
-    if request.judge is not None and isinstance(request.base, str) and request.base in embedded_names():
-        return replace(request, base=embedded_pair(request.base).base)
-    if request.judge is not None or isinstance(request.base, PeftModel):
-        return request
-    if isinstance(request.base, str) and request.base in embedded_names():
-        found = embedded_pair(request.base)
-        return replace(
-            request,
-            base=found.base,
-            judge=found.judge,
-            format=request.format or found.format,
-            kind=found.kind,
-            name=found.name,
+def _load_tokenizers(
+    sources: _Sources, given: str | os.PathLike[str] | PreTrainedTokenizerBase | None, place: Placement
+) -> _Tokenizers:
+    if isinstance(given, PreTrainedTokenizerBase):
+        return _Tokenizers(base=None, judge=given)
+    if given is not None:
+        return _Tokenizers(
+            base=None, judge=checkpoints.load_tokenizer(Source(given=given, argument="tokenizer"), place)
         )
-    raise ParameterError(
-        "a pair needs a judge beside its base.",
-        argument="judge",
-        got=f"base={_label(request.base)!r}, judge=None",
-        allowed=f"a Hub id, folder, adapter or live module; or an embedded `base`: {', '.join(embedded_names())}",
-        fix="Name the judge, e.g. load_pair(base, judge).",
-    )
-
-
-def _load_modules(request: _Request, place: _Placement) -> _Loaded:
-    sources: dict[Side, Source | None] = {"base": request.base, "judge": request.judge}
-    for side, source in sources.items():
-        if source is not None and not isinstance(source, nn.Module):
-            checkpoints.check_folder(source, argument=side)  # both, before minutes go into loading the first
-    live = next((m for m in (request.judge, request.base) if isinstance(m, PeftModel)), None)
-    if live is not None:
-        if request.judge is not None and isinstance(request.base, PeftModel):
-            raise ParameterError(
-                "the base carries an adapter.",
-                argument="base",
-                got="PeftModel",
-                fix="Pass the PEFT model as the judge.",
-            )
-        checkpoints.require_live(live.get_base_model(), argument="judge")
-        own_base, judge = split_peft(live)
-        base = own_base if request.judge is None else place.load(request.base, "base")
-        return _Loaded(base=base, judge=judge, kind="lora")
-    base = place.load(request.base, "base")
-    if next(tuner_layers(base), None) is not None:
-        raise ParameterError(
-            "the base carries an adapter.", argument="base", got=type(base).__name__, fix="Pass the plain base model."
-        )
-    if isinstance(request.judge, nn.Module):
-        return _Loaded(base=base, judge=place.load(request.judge, "judge"), kind="full")
-    folder = checkpoints.adapter_folder(request.judge, argument="judge", revision=place.revision_of("judge"))  # type: ignore[arg-type]
-    if folder is not None:
-        return _Loaded(
-            base=base, judge=attach_adapter(base, folder), kind="lora", guards=_adapter_guards(folder, request.base)
-        )
-    same = replace(place, dtype=checkpoints.embedding_of(base).dtype, attention=checkpoints.attention_of(base))
-    return _Loaded(base=base, judge=same.load(request.judge, "judge"), kind="full")  # type: ignore[arg-type]
-
-
-def _adapter_guards(folder: Path, base: Source) -> tuple[Guard, Guard]:
-    landed = Guard(name="adapter landed", status="ok", value="every stored tensor is in the model")  # or loading raised
-    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    label = _label(base)
-    same = not named or Path(str(named)).name == Path(label).name
-    return landed, Guard(
-        name="adapter's base",
-        status="ok" if same else "warn",
-        value=f"adapter names {named!r}" if named else "the adapter names none",
-        detail="" if same else f"It was loaded on {label!r}; make sure both are the same model.",
-    )
-
-
-def _load_tokenizers(request: _Request, place: _Placement) -> _Tokenizers:
-    if isinstance(request.tokenizer, PreTrainedTokenizerBase):
-        return _Tokenizers(base=None, judge=request.tokenizer)
-
-    def read(source: str | os.PathLike[str], side: Side, argument: str) -> PreTrainedTokenizerBase:
-        return checkpoints.load_tokenizer(
-            source, argument=argument, revision=place.revision_of(side), trust_remote_code=place.trust_remote_code
-        )
-
-    if request.tokenizer is not None:
-        return _Tokenizers(base=None, judge=read(request.tokenizer, "judge", "tokenizer"))
-    own = [
-        s
-        for s in (request.base, request.judge)
-        if s is not None and not isinstance(s, nn.Module) and checkpoints.has_tokenizer(s)
-    ]
+    own = [source for source in (sources.base, sources.judge) if source is not None and source.has_tokenizer()]
     if not own:
         raise CheckpointError(
             "live modules and bare folders bring no tokenizer.",
@@ -290,14 +193,13 @@ def _load_tokenizers(request: _Request, place: _Placement) -> _Tokenizers:
             allowed="a tokenizer object, folder or Hub id",
             fix="Pass `tokenizer=`.",
         )
-    sides: list[Side] = ["base" if source is request.base else "judge" for source in own]
-    read_all = [read(source, side, side) for source, side in zip(own, sides, strict=True)]
-    return _Tokenizers(base=read_all[0] if len(read_all) == 2 else None, judge=read_all[-1])
+    read = [checkpoints.load_tokenizer(source, place) for source in own]
+    return _Tokenizers(base=read[0] if len(read) == 2 else None, judge=read[-1])
 
 
-def _choose_format(request: _Request) -> tuple[Guard, JudgeFormat]:
-    if request.format is not None:
-        chosen = get_format(request.format)
+def _choose_format(wanted: str | JudgeFormat | None) -> tuple[Guard, JudgeFormat]:
+    if wanted is not None:
+        chosen = get_format(wanted)
         return Guard(name="judge format", status="ok", value=chosen.name), chosen
     chosen = get_format(DEFAULT_FORMAT)
     return Guard(
@@ -323,23 +225,3 @@ def _unexamined(pair: Pair) -> Pair:
         detail="load_pair(..., doctor=True) compares three executors on this pair.",
     )
     return replace(pair, report=PairReport(name=pair.name, guards=(*pair.report.guards, row)))
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ParameterError(
-            "no such data type.", argument="dtype", got=dtype, allowed=["float32", "bfloat16", "float16", "float64"]
-        )
-    return found
-
-
-def _label(source: Source | None) -> str:
-    return f"live {type(source).__name__}" if isinstance(source, nn.Module) else str(source)
-
-
-def _pair_name(request: _Request) -> str:
-    sides = [Path(_label(s)).name for s in (request.base, request.judge) if s is not None]
-    return " -> ".join(sides)

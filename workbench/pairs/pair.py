@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workbench.errors import ParameterError
 from workbench.hooks import Anatomy, HooksBackend
 from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
-from workbench.pairs.checkpoints import attention_of, embedding_of
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
+from workbench.pairs.modules import attention_of, embedding_of
 from workbench.pairs.report import PairReport
 
 Side = Literal["base", "judge"]
@@ -35,8 +35,8 @@ class Pair:
     """How items are written and verdicts read."""
     report: PairReport
     """Every guard that ran when the pair was loaded."""
-    kind: Literal["full", "lora"]
-    """Two checkpoints, or one base with an adapter."""
+    kind: str
+    """``"full"`` for two checkpoints, or the kind of adapter as peft calls it, in lower case: ``"lora"``."""
     sources: dict[str, Any]
     """Where base, judge and tokenizer came from: name, revision."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -6,37 +6,23 @@ be toggled, and no run can see the wrong adapter state.
 """
 
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import CheckpointError, PairMismatch
 from workbench.hooks import weight_sharing_shadow
+from workbench.pairs.adapters.layers import tuner_layers
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
-class Factors(NamedTuple):
-    """One LoRA product ``scale * b @ a`` of a layer."""
-
-    a: Tensor
-    """Down projection, ``[rank, d_in]``."""
-    b: Tensor
-    """Up projection, ``[d_out, rank]``."""
-    scale: float
-    """Scaling the adapter applies to the product."""
 
 
 def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -102,87 +88,6 @@ def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
             fix="Call `unmerge_adapter()` first.",
         )
     return _without_adapters(judge), judge
-
-
-def tuner_layers(module: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
-    """Yield every adapter layer with its dotted name."""
-    for name, child in module.named_modules():
-        if isinstance(child, BaseTunerLayer):
-            yield name, child
-
-
-def lora_factors(layer: BaseTunerLayer) -> list[Factors]:
-    """Return the active LoRA products of a layer, each as ``(a [rank, d_in], b [d_out, rank], scale)``.
-
-    Raises:
-        PairMismatch: The layer isn't a plain LoRA layer.
-    """
-    if not isinstance(layer, LoraLayer) or any(getattr(layer, "use_dora", {}).values()):
-        raise PairMismatch(
-            "only plain LoRA layers can be read as factors.",
-            argument="judge",
-            got=type(layer).__name__,
-            allowed=["LoRA without DoRA"],
-        )
-    found = []
-    for adapter in layer.active_adapters:
-        banks: tuple[Any, Any] = (
-            (layer.lora_A, layer.lora_B)
-            if adapter in layer.lora_A
-            else (layer.lora_embedding_A, layer.lora_embedding_B)
-        )
-        a, b = (bank[adapter].weight if isinstance(bank[adapter], nn.Module) else bank[adapter] for bank in banks)
-        found.append(Factors(a.detach(), b.detach(), float(layer.scaling[adapter])))
-    return found
-
-
-def untuned_name(name: str) -> str:
-    """Return a parameter or module name as it reads in the base model, before an adapter was injected."""
-    parts = [part for part in name.split(".") if part != "base_layer"]
-    if "modules_to_save" in parts:
-        cut = parts.index("modules_to_save")
-        parts = parts[:cut] + parts[cut + 2 :]
-    return ".".join(part for part in parts if part != "original_module")
-
-
-class MergeError(NamedTuple):
-    """How far merged layers are from unmerged ones."""
-
-    largest: float
-    """Largest relative difference over layers; NaN when no layer could be compared."""
-    compared: int
-    """Adapter layers compared."""
-    skipped: int
-    """Adapter layers whose merged form isn't one matrix (embeddings, convolutions)."""
-
-
-def merge_error(judge: nn.Module, *, seed: int) -> MergeError:
-    """Compare every adapter layer run as it is with the same layer merged, on 8 random inputs each.
-
-    The merged weight of one layer exists at a time. This is the layer-wise form of "merged equals
-    unmerged", in the model's own dtype.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    layers = [layer for _, layer in tuner_layers(judge)]
-    errors = [_layer_merge_error(layer, generator) for layer in layers if _is_matrix(layer)]
-    return MergeError(max(errors, default=math.nan), len(errors), len(layers) - len(errors))
-
-
-@torch.no_grad()
-def _layer_merge_error(layer: BaseTunerLayer, generator: torch.Generator) -> float:
-    plain = layer.get_base_layer()
-    weight = cast(Tensor, plain.weight)
-    transposed = isinstance(plain, Conv1D)  # GPT-2 stores [d_in, d_out]
-    merged = weight + sum(cast(Any, layer).get_delta_weight(name).to(weight.dtype) for name in layer.active_adapters)
-    x = torch.randn(8, weight.shape[0 if transposed else 1], generator=generator).to(weight.device, weight.dtype)
-    bias = 0 if plain.bias is None else plain.bias
-    unmerged = (cast(nn.Module, layer)(x) - bias).float()
-    error = (unmerged - (x @ (merged if transposed else merged.T)).float()).abs().max()
-    return float(error / unmerged.abs().max().clamp(min=1e-12))
-
-
-def _is_matrix(layer: BaseTunerLayer) -> bool:
-    return isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear | Conv1D)
 
 
 def _without_adapters(judge: PreTrainedModel) -> PreTrainedModel:

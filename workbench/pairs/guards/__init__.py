@@ -1,0 +1,13 @@
+"""The guards: may these two models be compared, and what must be said beside every number.
+
+Each guard is a function that returns one row of the pair table. Structural guards come first and decide
+alone when they fail, since weights of two shapes can't be subtracted and a forward may not even run.
+"""
+
+from workbench.pairs.guards.adapters import merge_guards
+from workbench.pairs.guards.executors import doctor_guards
+from workbench.pairs.guards.structure import structure_guards
+from workbench.pairs.guards.tokens import tokenizer_guards
+from workbench.pairs.guards.weights import DISTANT, weight_guards
+
+__all__ = ["DISTANT", "doctor_guards", "merge_guards", "structure_guards", "tokenizer_guards", "weight_guards"]
