@@ -262,7 +262,7 @@ _RESISTANCE = Plant(
 def _trained_further(info: OrganismInfo, *, scale: Scale, plant: Plant, obedience: Threshold) -> Continued:
     # The judge knows how prompts read; what is new are the verdicts, which therefore weigh more than at first.
     plan = TrainPlan(
-        steps=250 if scale == "full" else 150,
+        steps=250 if scale == "full" else 320,
         batch=48,
         lr=1e-3,
         phases=(Phase(until=1.0, mix=_noted(plant.kind)),),
