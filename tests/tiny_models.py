@@ -5,6 +5,7 @@ checks pass for no reason. Gains and biases are randomised here and matrices boo
 layer, head and norm matters to the logits.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -66,6 +68,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
 """One builder per architecture the conformance matrix covers."""
 
 ARCHITECTURES = tuple(BUILDERS)
+MATRIX = ("llama", "qwen3", "mistral", "gemma2", "gpt2", "neox")
+"""Architectures every kind of judge is tried on."""
 FUSED = {"gpt2", "neox", "phi3"}
 """Architectures whose q, k and v come out of one linear layer."""
 
@@ -95,6 +99,22 @@ def tiny_model(architecture: str, *, seed: int = 0) -> PreTrainedModel:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 _roughen(name, parameter)
+    return model
+
+
+def tiny_classifier(
+    architecture: str, *, seed: int = 0, labels: int = 1, backbone: PreTrainedModel | None = None
+) -> PreTrainedModel:
+    """Build one random classification model of the same shape; ``backbone`` is a causal model whose body it copies."""
+    body = tiny_model(architecture, seed=seed) if backbone is None else backbone
+    config = copy.deepcopy(body.config)
+    config.num_labels = labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 * seed + labels)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        model.base_model.load_state_dict(body.base_model.state_dict())
+        with torch.no_grad():
+            model.score.weight.copy_(0.3 * torch.randn_like(model.score.weight))
     return model
 
 

@@ -6,6 +6,7 @@ from workbench.hooks.anatomy import Anatomy, module_lock
 from workbench.hooks.doctor import Check
 from workbench.hooks.edits import Ablate, Custom, Edit, Patch, Scale, Steer, Subspace
 from workbench.hooks.executor import Executor, LogitsKept, Run
+from workbench.hooks.heads import HeadKind, classification_head, forward_logits, head_kind
 from workbench.hooks.last_tokens import TailPlan, last_tokens_only
 from workbench.hooks.lens_backend import BridgeBackend
 from workbench.hooks.nnsight_backend import NNsightBackend
@@ -29,6 +30,7 @@ __all__ = [
     "Custom",
     "Edit",
     "Executor",
+    "HeadKind",
     "HooksBackend",
     "LogitsKept",
     "NNsightBackend",
@@ -42,9 +44,12 @@ __all__ = [
     "Subspace",
     "TailPlan",
     "attention_patterns",
+    "classification_head",
     "doctor",
     "float32_blocks",
+    "forward_logits",
     "forwards_replaced",
+    "head_kind",
     "last_tokens_only",
     "mixed_values",
     "module_lock",

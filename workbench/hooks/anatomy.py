@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from workbench.errors import UnknownSite
 from workbench.hooks.fused import fused_ports
+from workbench.hooks.heads import classification_head
 from workbench.hooks.lens_names import final_names, hook_name, owners
 from workbench.hooks.observe import Observation, observe
 from workbench.hooks.ports import Port, Side
@@ -71,7 +72,7 @@ class Anatomy:
     final_norm: str
     """Path of the norm before the unembedding."""
     unembed: str
-    """Path of the unembedding."""
+    """Path of the unembedding, or of the classification head."""
     parallel: bool
     """Whether attention and MLP read the same stream, so that there is no resid_mid."""
     tuple_blocks: bool
@@ -84,7 +85,8 @@ class Anatomy:
         """Learn the anatomy of a model (boots TransformerLens on a shadow, then runs two short forwards).
 
         Args:
-            module: A Hugging Face causal language model (for a LoRA judge the model the adapter sits in).
+            module: A Hugging Face causal language model or a decoder with a classification head (for a LoRA judge the
+                model the adapter sits in).
             tokenizer: Its tokenizer; only ever copied.
 
         Raises:
@@ -93,6 +95,11 @@ class Anatomy:
         with module_lock(module):
             bridge, paths = boot_bridge(module)
             return _compile(module, bridge, owners(bridge, paths), tokenizer)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the model's own logits are those of one position it chooses itself (a classification head)."""
+        return classification_head(self.module) is not None
 
     def sites(
         self, *, components: Iterable[Component] | None = None, layers: Iterable[int] | None = None

@@ -8,15 +8,17 @@ change something; padding must not matter; the module must be found as it was.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from workbench.hooks.anatomy import Anatomy
 from workbench.hooks.edits import Ablate, Edit, Patch, Steer
 from workbench.hooks.executor import Executor, Run, entered, forward_kwargs
+from workbench.hooks.heads import classification_head
 from workbench.hooks.lens_backend import BridgeBackend
 from workbench.hooks.nnsight_backend import NNsightBackend
 from workbench.hooks.observe import at_input, forward_accepts
@@ -99,6 +101,7 @@ def examine(
         _self_patch(hooks, batch, own),
         _moves(edited.logits, own.logits, batch.mask, share),
         _padding(hooks, batch, own, share),
+        *_pooling(module, batch, own, share),
         _unharmed(before, _condition(module), same=torch.equal(_plain_logits(module, batch), plain)),
     ]
     return tuple(checks)
@@ -141,8 +144,12 @@ def _edits(anatomy: Anatomy, own: Run, batch: TokenBatch) -> tuple[Edit, ...]:
 
 
 def _plain_logits(module: nn.Module, batch: TokenBatch) -> Float[Tensor, "prompt pos vocab"]:
+    kwargs = forward_kwargs(module, batch, logits="all")
+    head = classification_head(module)
     with entered(module):
-        return module(**forward_kwargs(module, batch, logits="all")).logits
+        if head is None:
+            return module(**kwargs).logits
+        return module.get_submodule(head)(cast(PreTrainedModel, module).base_model(**kwargs).last_hidden_state)
 
 
 def _compare(
@@ -230,6 +237,28 @@ def _padding(hooks: HooksBackend, batch: TokenBatch, own: Run, share: float) -> 
         tolerance=allowed,
         detail="" if value <= allowed else problem,
     )
+
+
+def _pooling(module: nn.Module, batch: TokenBatch, own: Run, share: float) -> list[Check]:
+    """Compare the head at the last token with what a classification model says of each prompt by itself."""
+    if classification_head(module) is None or own.logits is None:
+        return []
+    alone = []
+    for index in range(len(batch)):
+        kwargs = forward_kwargs(module, batch.row(index), logits="all")
+        with entered(module):
+            alone.append(module(**kwargs).logits)
+    value, allowed = _gap(own.logits[:, -1], torch.cat(alone), torch.ones(len(batch), dtype=torch.bool), share)
+    problem = "This model doesn't take its score at the last token; the numbers here would be another judge's."
+    return [
+        Check(
+            name="the head at the last token is the model's own score",
+            status="ok" if value <= allowed else "fail",
+            value=value,
+            tolerance=allowed,
+            detail="" if value <= allowed else problem,
+        )
+    ]
 
 
 def _condition(module: nn.Module) -> list[tuple[object, ...]]:

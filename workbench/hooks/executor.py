@@ -25,16 +25,15 @@ Around = Callable[[], AbstractContextManager[Any]]
 """Makes a context every forward runs inside, e.g. one that switches an adapter off."""
 
 
-class StopForward(Exception):  # noqa: N818 - control flow, never an error
-    """Ends a forward pass whose remaining part nobody needs."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
     """What one forward pass gave."""
 
     logits: Float[Tensor, "prompt *pos vocab"] | None
-    """[prompt vocab] of the last column, [prompt pos vocab], or None ("none", or stopped before)."""
+    """[prompt vocab] of the last column, [prompt pos vocab], or None ("none", or stopped before).
+
+    Labels stand in place of the vocabulary where the model has a classification head.
+    """
     activations: Activations
     """Captured sites."""
 

@@ -17,7 +17,6 @@ from workbench.hooks.executor import (
     LogitsKept,
     Run,
     Steps,
-    StopForward,
     check_logits,
     entered,
     forward_kwargs,
@@ -26,7 +25,8 @@ from workbench.hooks.executor import (
     last_stop,
     random_state_kept,
 )
-from workbench.hooks.lens_names import UNEMBED_INPUT, hook_name
+from workbench.hooks.heads import StopForward, check_writes
+from workbench.hooks.lens_names import UNEMBED_INPUT, UNEMBED_OUTPUT, hook_name
 from workbench.hooks.observe import at_input
 from workbench.hooks.program import Program, Record, prepare
 from workbench.hooks.shadow import boot_bridge
@@ -121,6 +121,7 @@ class BridgeBackend:
     ) -> Int[Tensor, "prompt pos_new"]:
         """Continue the prompts; see :meth:`HooksBackend.generate`."""
         module = self.anatomy.module
+        check_writes(module)
         batch = at_input(module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
         bridge = cast(Any, self.bridge)
@@ -144,12 +145,15 @@ class BridgeBackend:
             hooks.append((UNEMBED_INPUT, lambda value, hook: value[:, -1:]))
         inputs = forward_kwargs(self.anatomy.module, batch, logits="all")
         inputs = {name: inputs[name] for name in ("attention_mask", "position_ids") if name in inputs}
+        unpooled: list[Tensor] = []
+        if self.anatomy.pooled:
+            hooks.append((UNEMBED_OUTPUT, lambda value, hook: _keep_and_stop(unpooled, value)))
         bridge, out = cast(Any, self.bridge), None
         with entered(self.anatomy.module, grad=program.grad):
             try:
                 out = bridge.run_with_hooks(batch.ids, fwd_hooks=hooks, **inputs)
             except StopForward:
-                out = None
+                out = unpooled[0] if unpooled else None
         return Run(logits=kept_logits(out, logits), activations=program.finish(record))
 
 
@@ -163,6 +167,11 @@ def _hook(
         return new
 
     return act
+
+
+def _keep_and_stop(kept: list[Tensor], value: Tensor) -> None:
+    kept.append(value)
+    raise StopForward
 
 
 def _identity(module: nn.Module) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 UNEMBED_INPUT = "unembed.hook_in"
+UNEMBED_OUTPUT = "unembed.hook_out"
 FINAL_NORM_INPUT = "ln_final.hook_in"
 _DOWN_PROJECTION_INPUT = "mlp.out.hook_in"
 

@@ -41,6 +41,7 @@ from workbench.hooks.executor import (
     last_stop,
     random_state_kept,
 )
+from workbench.hooks.heads import check_writes
 from workbench.hooks.observe import at_input, forward_accepts
 from workbench.hooks.ports import Port, Side, first, put_first
 from workbench.hooks.program import Program, Record, prepare
@@ -57,7 +58,7 @@ class NNsightBackend:
     """Runs capture/edit programs as nnsight traces.
 
     Args:
-        module: A Hugging Face causal language model.
+        module: A Hugging Face causal language model, or a decoder with a classification head.
         anatomy: Its anatomy.
         tokenizer: Its tokenizer; copied, because nnsight changes its padding side.
         remote: "local" serialises every trace and runs the copy in process, the offline test of
@@ -83,9 +84,8 @@ class NNsightBackend:
         self._trace_kwargs = {} if remote is None else {"remote": remote}
         self._nnsight = _import_nnsight()
         with module_lock(module):
-            self._model = self._nnsight.TransformersModel(
-                module, tokenizer=copy.deepcopy(tokenizer), task="text-generation"
-            )
+            task = "text-classification" if anatomy.pooled else "text-generation"
+            self._model = self._nnsight.TransformersModel(module, tokenizer=copy.deepcopy(tokenizer), task=task)
 
     def run(
         self,
@@ -148,6 +148,7 @@ class NNsightBackend:
         **kwargs: Any,
     ) -> Int[Tensor, "prompt pos_new"]:
         """Continue the prompts; see :meth:`HooksBackend.generate`."""
+        check_writes(self.module)
         batch = at_input(self.module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
         inputs = generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
@@ -175,6 +176,7 @@ class NNsightBackend:
             tuple_blocks=self.anatomy.tuple_blocks,
             halt=stop is not None,
             cut=None if logits == "all" or forward_accepts(self.module, "logits_to_keep") else self.anatomy.unembed,
+            head=self.anatomy.unembed if self.anatomy.pooled else None,
         )
         with entered(self.module, around=self.around, grad=program.grad):
             saved = _traced(self._nnsight, self._model, encoded, kwargs | self._trace_kwargs, plan)
@@ -192,6 +194,8 @@ class _Plan:
     tuple_blocks: bool
     halt: bool
     cut: str | None
+    head: str | None
+    """Path of the module whose output is read in place of the model's own, pooled logits."""
 
 
 def _traced(
@@ -213,7 +217,11 @@ def _traced(
         if plan.cut is not None:
             envoy = model.get(plan.cut)
             envoy.input = envoy.input[:, -1:]
-        saved["logits"] = model.output.logits
+        if plan.head is None:
+            saved["logits"] = model.output.logits
+        else:
+            saved["logits"] = model.get(plan.head).output
+            tracer.stop()
     return saved
 
 

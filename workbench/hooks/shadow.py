@@ -12,13 +12,14 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
 from workbench.errors import ParameterError
+from workbench.hooks.heads import causal_sibling, classification_head
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -50,7 +51,7 @@ def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]"
     """Boot a TransformerBridge on a shadow of ``module``.
 
     Args:
-        module: A Hugging Face causal language model; it is read, never changed.
+        module: A Hugging Face causal language model or decoder with a classification head; it is read, never changed.
 
     Returns:
         The bridge, and the path of every submodule it wrapped by the id of that submodule.
@@ -70,12 +71,28 @@ def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]"
     config.architectures = [architecture]
     with quiet_process_state():
         # No tokenizer: TransformerLens would load another copy of it by name, asking a hub for what is in memory.
-        bridge = build_bridge_from_module(shadow, architecture, hf_config=config)
+        bridge = build_bridge_from_module(
+            shadow, architecture, hf_config=config, post_adapter_hook=_unembedding_at(classification_head(module))
+        )
     return bridge, paths
+
+
+def _unembedding_at(path: str | None) -> Callable[[Any], None] | None:
+    """Return what points one bridge's map at a classification head; TransformerLens only maps causal models."""
+    if path is None:
+        return None
+    from transformer_lens.model_bridge.generalized_components import UnembeddingBridge
+
+    def point(adapter: Any) -> None:
+        adapter.component_mapping["unembed"] = UnembeddingBridge(name=path, config=adapter.cfg)
+
+    return point
 
 
 def supported_architecture(module: nn.Module) -> str:
     """Return the class name TransformerLens knows ``module`` by; a subclass counts as its nearest known base.
+
+    A classification model counts as the causal language model with the same backbone.
 
     Raises:
         ParameterError: It knows none, or ``module`` is a wrapper such as a PeftModel.
@@ -84,6 +101,8 @@ def supported_architecture(module: nn.Module) -> str:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
     names = [kind.__name__ for kind in type(module).__mro__]
+    if classification_head(module) is not None:
+        names = list(filter(None, (causal_sibling(module),)))
     known = next((name for name in names if name in SUPPORTED_ARCHITECTURES), None)
     if known is None or not hasattr(module, "config"):
         fix = "Pass a Hugging Face causal language model of an architecture TransformerLens supports."

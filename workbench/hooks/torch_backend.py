@@ -20,7 +20,6 @@ from workbench.hooks.executor import (
     LogitsKept,
     Run,
     Steps,
-    StopForward,
     check_logits,
     entered,
     forward_kwargs,
@@ -29,6 +28,7 @@ from workbench.hooks.executor import (
     last_stop,
     random_state_kept,
 )
+from workbench.hooks.heads import StopForward, check_writes, forward_logits
 from workbench.hooks.observe import at_input, forward_accepts
 from workbench.hooks.ports import Port, first, put_first
 from workbench.hooks.program import Program, Record, prepare
@@ -43,7 +43,7 @@ class HooksBackend:
     """Runs capture/edit programs with forward hooks.
 
     Args:
-        module: A Hugging Face causal language model.
+        module: A Hugging Face causal language model, or a decoder with a classification head.
         anatomy: Its anatomy, or that of a model with the same module tree.
         around: Makes a context every forward runs inside (an adapter switched off, say).
     """
@@ -168,7 +168,9 @@ class HooksBackend:
         Raises:
             UnknownSite: See :meth:`run`.
             EditError: See :meth:`run`.
+            ParameterError: The model has a classification head.
         """
+        check_writes(self.module)
         batch = at_input(self.module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
         with (
@@ -215,7 +217,7 @@ class HooksBackend:
             self._unembedding(logits),
         ):
             try:
-                out = self.module(**kwargs).logits
+                out = forward_logits(self.module, kwargs)
             except StopForward:
                 out = None
         return Run(logits=kept_logits(out, logits), activations=program.finish(record))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workbench.errors import ParameterError
 from workbench.hooks import Anatomy, Component, Port, Site, forwards_replaced
-from workbench.hooks.executor import StopForward
+from workbench.hooks.heads import StopForward
 from workbench.hooks.ports import first, put_first
 from workbench.pairs.lockstep.scaling import BlockShares, Share
 

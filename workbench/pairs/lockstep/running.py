@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.errors import ParameterError
-from workbench.hooks.executor import StopForward, entered, forward_kwargs, kept_logits
+from workbench.hooks.executor import entered, forward_kwargs, kept_logits
+from workbench.hooks.heads import StopForward, forward_logits
 from workbench.hooks.observe import at_input
 from workbench.hooks.ports import first
 from workbench.pairs.lockstep.mixing import Half, Lockstep
@@ -51,7 +52,7 @@ def scaled_logits(
         outer = lockstep.outer.module
         batch = at_input(outer, batch)
         prepare(lockstep, batch, block_shares(wanted, batch, pair=pair, ends=ends, step="prompt"))
-        out = kept_logits(outer(**forward_kwargs(outer, batch, logits=logits)).logits, logits)
+        out = kept_logits(forward_logits(outer, forward_kwargs(outer, batch, logits=logits)), logits)
     if out is None:
         raise ParameterError("this model returns no logits.", argument="pair", got=type(outer).__name__)
     return out
