@@ -118,6 +118,8 @@ def _others(module: nn.Module, anatomy: Anatomy, tokenizer: Any) -> dict[str, Ex
 def _probe(module: nn.Module, tokenizer: Any) -> TokenBatch:
     vocab = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     special = set() if tokenizer is None else set(tokenizer.all_special_ids)
+    if classification_head(module) is not None:
+        special.add(cast(PreTrainedModel, module).config.pad_token_id)  # its own pooling steps over this one
     ordinary = torch.tensor([index for index in range(vocab) if index not in special])
     generator = torch.Generator().manual_seed(0)
     lengths = _PROBE_ROWS if forward_accepts(module, "position_ids") else (_PROBE_ROWS[0],) * 2
@@ -248,7 +250,7 @@ def _pooling(module: nn.Module, batch: TokenBatch, own: Run, share: float) -> li
         kwargs = forward_kwargs(module, batch.row(index), logits="all")
         with entered(module):
             alone.append(module(**kwargs).logits)
-    value, allowed = _gap(own.logits[:, -1], torch.cat(alone), torch.ones(len(batch), dtype=torch.bool), share)
+    value, allowed = _gap(own.logits[:, -1:], torch.stack(alone), batch.mask[:, -1:], share)
     problem = "This model doesn't take its score at the last token; the numbers here would be another judge's."
     return [
         Check(
