@@ -1,57 +1,81 @@
 """Loading one model or one tokenizer from a Hub id or a folder, and finding an adapter there."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from workbench.errors import CheckpointError
+from workbench.pairs import hub, quantised, remote_code, stored
 from workbench.pairs.placement import Placement
 from workbench.pairs.sources import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A model as it came out of its files."""
+
+    module: PreTrainedModel
+    """The model, in eval mode."""
+    unexpected: tuple[str, ...] = ()
+    """Stored tensors the model has no place for."""
 
 
 def read_config(source: Source, place: Placement) -> Any:
     """Return a checkpoint's configuration.
 
     Raises:
-        CheckpointError: There is none, or it can't be read.
+        CheckpointError: There is none, it can't be read, or it needs code that may not run.
     """
     with explained(source):
+        remote_code.require_allowed(source, allowed=place.trust_remote_code)
         return AutoConfig.from_pretrained(source.name, trust_remote_code=place.trust_remote_code, **_where(source))
 
 
-def load_module(source: Source, place: Placement) -> PreTrainedModel:
-    """Load a causal language model from safetensors, in eval mode.
+def load_checkpoint(
+    source: Source, place: Placement, *, auto_class: Any = AutoModelForCausalLM, own_head: bool = True
+) -> Checkpoint:
+    """Load a model from safetensors, in eval mode.
 
     Args:
         source: Local folder or Hub id.
         place: Where and how.
+        auto_class: Which class the files are read into; a causal language model by default.
+        own_head: Whether the files must hold every weight of that class; otherwise what they lack stays as
+            initialised, and the caller puts it there.
 
     Raises:
-        CheckpointError: The folder is missing, holds pickles, isn't a causal language model, or lacks weights.
+        CheckpointError: The folder is missing, holds pickles, isn't such a model, or lacks weights.
     """
-    source.check()
+    stored.check_model(source)
     config = read_config(source, place)
-    _require_causal(config, source)
+    if auto_class is AutoModelForCausalLM:
+        _require_causal(config, source)
+    quantisation = quantised.chosen(
+        place.quantisation(source), config, source=source, device=place.device, dtype=place.dtype
+    )
     with explained(source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class.from_pretrained(
             source.name,
             config=config,
             dtype="auto" if place.dtype is None else place.dtype,
-            device_map=place.device_map,
             attn_implementation=place.attention,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=place.trust_remote_code,
+            **place.devices(quantised=quantisation is not None),
+            **({"quantization_config": quantisation.settings} if quantisation and quantisation.settings else {}),
             **_where(source),
         )
     module, info = loaded
     absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    if absent:
+    if absent and own_head:
         raise CheckpointError(
             f"the checkpoint lacks {len(absent)} of the model's weights, which would be random.",
             argument=source.argument,
@@ -59,7 +83,16 @@ def load_module(source: Source, place: Placement) -> PreTrainedModel:
             fix="Use the complete checkpoint of a causal language model.",
         )
     module.eval()
-    return module if place.device_map is not None else module.to(place.device)
+    if quantisation is not None:
+        quantised.require_quantised(module, source)
+    elif place.device_map is None:
+        module = module.to(place.device)
+    return Checkpoint(module=module, unexpected=tuple(sorted(map(str, info["unexpected_keys"]))))
+
+
+def load_module(source: Source, place: Placement) -> PreTrainedModel:
+    """Load a causal language model from safetensors, in eval mode; see :func:`load_checkpoint`."""
+    return load_checkpoint(source, place).module
 
 
 def load_tokenizer(source: Source, place: Placement) -> PreTrainedTokenizerBase:
@@ -68,39 +101,41 @@ def load_tokenizer(source: Source, place: Placement) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: There is none, or it can't be read.
     """
-    if source.folder is not None and not source.folder.is_dir():
-        raise CheckpointError(
-            "this folder doesn't exist.", argument=source.argument, got=str(source.folder), fix="Check the path."
-        )
+    if source.folder is not None:
+        stored.require_folder(source, source.folder)
     with explained(source):
+        remote_code.require_allowed(source, allowed=place.trust_remote_code, tokenizer=True)
         return AutoTokenizer.from_pretrained(source.name, trust_remote_code=place.trust_remote_code, **_where(source))
 
 
 def adapter_folder(source: Source) -> Path | None:
     """Return the local folder of an adapter (downloaded when it is on the Hub); None when the source isn't one."""
     if source.folder is not None:
-        source.check()
-        return source.folder if (source.folder / "adapter_config.json").is_file() else None
+        stored.check_model(source)
+        return source.folder if (source.folder / stored.ADAPTER_CONFIG).is_file() else None
+    inside = f"{source.subfolder.strip('/')}/" if source.subfolder else ""
     with explained(source):
-        found = find_adapter_config_file(str(source.name), **_where(source))
-        if found is None:
+        if f"{inside}{stored.ADAPTER_CONFIG}" not in hub.file_names(source):
             return None
-        from huggingface_hub import snapshot_download
-
-        inside = f"{source.subfolder}/" if source.subfolder else ""
-        patterns = [f"{inside}{name}" for name in ("adapter_*.json", "*.safetensors", "tokenizer*")]
-        root = snapshot_download(str(source.name), revision=source.revision, allow_patterns=patterns)
-        return Path(root) / (source.subfolder or "")
+        patterns = [f"{inside}{name}" for name in ("adapter_*.json", "adapter_*.safetensors", "tokenizer*")]
+        root = huggingface_hub.snapshot_download(str(source.name), revision=source.at, allow_patterns=patterns)
+    return Path(root) / inside
 
 
 @contextmanager
 def explained(source: Source) -> Iterator[None]:
-    """Turn what transformers raises while loading into a message that names the argument; silence its progress bar."""
-    bar_was_on = transformers.utils.logging.is_progress_bar_enabled()
+    """Turn what the libraries raise while loading into a message that names the argument; silence their chatter.
+
+    Progress bars and notes below errors are silenced, since what matters in them is checked and said: missing
+    weights are refused, unexpected ones are a guard.
+    """
+    chatty, bar_was_on = logging.getLogger("transformers"), transformers.utils.logging.is_progress_bar_enabled()
+    level = chatty.level
     transformers.utils.logging.disable_progress_bar()
+    chatty.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError) as err:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as err:
         reason = next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
         raise CheckpointError(
             "this model or tokenizer could not be loaded.",
@@ -110,12 +145,13 @@ def explained(source: Source) -> Iterator[None]:
             fix="Check the name, the network and, for gated models, `hf auth login`.",
         ) from err
     finally:
+        chatty.setLevel(level)
         if bar_was_on:
             transformers.utils.logging.enable_progress_bar()
 
 
 def _where(source: Source) -> dict[str, Any]:
-    where: dict[str, Any] = {"revision": source.revision}
+    where: dict[str, Any] = {"revision": source.at}
     return where | ({"subfolder": source.subfolder} if source.subfolder else {})
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -13,14 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError, ParameterError
 from workbench.judges import JudgeFormat, get_format
-from workbench.pairs import checkpoints, guards
+from workbench.pairs import checkpoints, guards, hub, stored
 from workbench.pairs.embedded import embedded_names, embedded_pair
 from workbench.pairs.models import Loaded, load_models
-from workbench.pairs.modules import commit_of, embedding_of
+from workbench.pairs.modules import commit_of
 from workbench.pairs.pair import Pair
 from workbench.pairs.placement import Placement
 from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.sources import Named, Source, per_side
+from workbench.pairs.vocabulary import AddedTokens, vocabulary_of, with_rows
 
 DEFAULT_FORMAT = "pairwise"
 
@@ -36,8 +37,12 @@ def load_pair(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     device_map: Any = None,
+    max_memory: Mapping[Any, Any] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
+    quantization: Any = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
+    added_tokens: AddedTokens = "refuse",
     doctor: bool = True,
     seed: int = 0,
 ) -> Pair:
@@ -54,8 +59,15 @@ def load_pair(
         dtype: Data type of both, e.g. ``"bfloat16"``. By default float32 on CPU and the base checkpoint's own on a GPU.
         device: Where both go; by default the first GPU, else the CPU.
         device_map: Passed on to transformers to spread each model over several devices, e.g. ``"auto"``.
+        max_memory: Most memory each device may give with ``device_map="auto"``, e.g. ``{0: "20GiB", "cpu": "60GiB"}``.
+        offload_folder: Where weights go that fit on no device of ``device_map``.
+        quantization: ``"8bit"``, ``"4bit"``, a transformers quantisation config or its dictionary, to quantise weights
+            while loading; or a mapping like ``revision``. Checkpoints that carry their own need nothing.
         attention: Attention implementation of both, e.g. ``"eager"``; transformers' choice for the base by default.
         trust_remote_code: Whether code from the repositories may run.
+        added_tokens: What the base reads for tokens only the judge has rows for: ``"refuse"`` leaves both models as
+            they are and refuses prompts that use one; ``"mean"`` and ``"judge"`` give the base, in a clone sharing
+            its weights, rows that are the mean of its own or the judge's.
         doctor: Whether the three executors examine both models (a few forwards; recorded when left out).
         seed: Seed of the probes the guards draw.
 
@@ -69,7 +81,14 @@ def load_pair(
     """
     asked = _Asked(base=base, judge=judge, format=format, name=None).resolved()
     place = Placement.choose(
-        dtype=dtype, device=device, device_map=device_map, attention=attention, trust_remote_code=trust_remote_code
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        max_memory=max_memory,
+        offload_folder=offload_folder,
+        quantization=quantization,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
     )
     sources = _sources(asked, revision=revision, subfolder=subfolder)
     loaded = load_models(sources.base, sources.judge, place)
@@ -77,10 +96,15 @@ def load_pair(
     structure = PairReport(name=name, guards=tuple(guards.structure_guards(loaded.base, loaded.judge)))
     structure.raise_if_failed()
     tokens = _load_tokenizers(sources, tokenizer, place)
+    vocabulary = vocabulary_of(loaded.base, loaded.judge, tokens.judge, added_tokens=added_tokens)
+    loaded = replace(loaded, base=with_rows(loaded.base, loaded.judge, vocabulary))
     format_guard, judge_format = _choose_format(asked.format)
     table = (
+        *guards.source_guards(sources.base, sources.judge, trust_remote_code=trust_remote_code),
         *structure.guards,
-        *guards.tokenizer_guards(tokens.base, tokens.judge, embedding_of(loaded.judge).shape[0]),
+        *guards.quantisation_guards(loaded.base, loaded.judge),
+        *tokens.guards,
+        *guards.tokenizer_guards(tokens.base, tokens.judge, vocabulary),
         *guards.weight_guards(loaded.base, loaded.judge),
         *guards.merge_guards(loaded.judge, seed=seed),
         *loaded.guards,
@@ -94,7 +118,9 @@ def load_pair(
         format=judge_format,
         report=PairReport(name=name, guards=table).raise_if_failed(),
         kind=loaded.kind,
-        sources=sources.to_json(loaded),
+        sources=sources.to_json(loaded, tokens.place),
+        vocabulary=vocabulary,
+        base_tokenizer=tokens.base,
     )
     return _examined(pair) if doctor else _unexamined(pair)
 
@@ -148,24 +174,30 @@ class _Sources:
     def pair_name(self) -> str:
         return " -> ".join(Path(source.label).name for source in (self.base, self.judge) if source is not None)
 
-    def to_json(self, loaded: Loaded) -> dict[str, Any]:
-        """Return the name and commit of both sides, for the provenance of results."""
+    def to_json(self, loaded: Loaded, tokenizer: Source | None) -> dict[str, Any]:
+        """Return where both sides and the tokenizer came from, for the provenance of results."""
 
         def row(source: Source | None, module: nn.Module) -> dict[str, Any]:
             if source is None:
                 return {"source": "None", "revision": None}
-            return {"source": source.label, "revision": source.revision or commit_of(module)}
+            place = source.to_json()
+            return place | {"revision": place["revision"] or commit_of(module)}
 
-        return {"base": row(self.base, loaded.base), "judge": row(self.judge, loaded.judge)}
+        sides = {"base": row(self.base, loaded.base), "judge": row(self.judge, loaded.judge)}
+        return sides if tokenizer is None else sides | {"tokenizer": tokenizer.to_json()}
 
 
 def _sources(asked: _Asked, *, revision: Any, subfolder: Any) -> _Sources:
     revisions, folders = per_side(revision, argument="revision"), per_side(subfolder, argument="subfolder")
-    base = Source(given=asked.base, argument="base", revision=revisions["base"], subfolder=folders["base"])
-    if asked.judge is None:
-        return _Sources(base=base, judge=None)
-    judge = Source(given=asked.judge, argument="judge", revision=revisions["judge"], subfolder=folders["judge"])
-    return _Sources(base=base, judge=judge)
+
+    def side(argument: Literal["base", "judge"], given: Named) -> Source:
+        return Source(given=given, argument=argument, revision=revisions[argument], subfolder=folders[argument])
+
+    base, judge = side("base", asked.base), None if asked.judge is None else side("judge", asked.judge)
+    for source in (base, judge):
+        if source is not None and source.folder is not None:
+            stored.check_model(source)  # before the Hub is asked about the other
+    return _Sources(base=hub.resolved(base), judge=None if judge is None else hub.resolved(judge))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +205,9 @@ class _Tokenizers:
     base: PreTrainedTokenizerBase | None
     """The base's own; None when one tokenizer was given for both."""
     judge: PreTrainedTokenizerBase
+    place: Source | None = None
+    """Where the judge's was read; None for a live one."""
+    guards: tuple[Guard, ...] = ()
 
 
 def _load_tokenizers(
@@ -181,10 +216,9 @@ def _load_tokenizers(
     if isinstance(given, PreTrainedTokenizerBase):
         return _Tokenizers(base=None, judge=given)
     if given is not None:
-        return _Tokenizers(
-            base=None, judge=checkpoints.load_tokenizer(Source(given=given, argument="tokenizer"), place)
-        )
-    own = [source for source in (sources.base, sources.judge) if source is not None and source.has_tokenizer()]
+        source = hub.resolved(Source(given=given, argument="tokenizer"))
+        return _Tokenizers(base=None, judge=checkpoints.load_tokenizer(source, place), place=source)
+    own = [found for source in (sources.base, sources.judge) if (found := _own_tokenizer(source)) is not None]
     if not own:
         raise CheckpointError(
             "live modules and bare folders bring no tokenizer.",
@@ -193,8 +227,22 @@ def _load_tokenizers(
             allowed="a tokenizer object, folder or Hub id",
             fix="Pass `tokenizer=`.",
         )
-    read = [checkpoints.load_tokenizer(source, place) for source in own]
-    return _Tokenizers(base=read[0] if len(read) == 2 else None, judge=read[-1])
+    read = [checkpoints.load_tokenizer(found, place) for _, found in own]
+    rows = [guards.tokenizer_guard(asked, found) for asked, found in own]
+    return _Tokenizers(
+        base=read[0] if len(read) == 2 else None,
+        judge=read[-1],
+        place=own[-1][1],
+        guards=tuple(row for row in rows if row is not None),
+    )
+
+
+def _own_tokenizer(source: Source | None) -> tuple[Source, Source] | None:
+    if source is None:
+        return None
+    with checkpoints.explained(source):
+        found = stored.tokenizer_place(source)
+    return None if found is None else (source, found)
 
 
 def _choose_format(wanted: str | JudgeFormat | None) -> tuple[Guard, JudgeFormat]:

@@ -4,6 +4,7 @@ Each kind of judge is one function here; the work itself is done by the module o
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 from peft import PeftModel
@@ -11,9 +12,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from workbench.errors import ParameterError
-from workbench.pairs import checkpoints
+from workbench.pairs import checkpoints, stored
 from workbench.pairs.adapters import attach_adapter, split_peft, tuner_layers
 from workbench.pairs.guards.adapters import adapter_guards
+from workbench.pairs.guards.sources import adapter_base_guard, unexpected_guard
 from workbench.pairs.modules import attention_of, embedding_of, require_live
 from workbench.pairs.placement import Placement
 from workbench.pairs.report import Guard
@@ -49,21 +51,25 @@ def load_models(base: Source, judge: Source | None, place: Placement) -> Loaded:
     """
     for source in (base, judge):
         if source is not None and source.live is None:
-            source.check()  # both, before minutes go into loading the first
+            stored.check_model(source)  # both, before minutes go into loading the first
     if judge is None or isinstance(judge.live, PeftModel):
         return _live_adapter(base, judge, place)
     _require_plain(base.live)
-    module = _load(base, place)
+    loaded = _load(base, place)
+    module = loaded.module
     folder = None if judge.live is not None else checkpoints.adapter_folder(judge)
     if folder is not None:
         return Loaded(
             base=module,
             judge=attach_adapter(module, folder),
             kind="lora",
-            guards=adapter_guards(folder, base.label),
+            guards=(*_left_out(base, loaded), *adapter_guards(folder, base.label), *_trained_on(folder, base)),
         )
     alike = replace(place, dtype=embedding_of(module).dtype, attention=attention_of(module))
-    return Loaded(base=module, judge=_load(judge, alike), kind="full")
+    tuned = _load(judge, alike)
+    return Loaded(
+        base=module, judge=tuned.module, kind="full", guards=(*_left_out(base, loaded), *_left_out(judge, tuned))
+    )
 
 
 def _live_adapter(base: Source, judge: Source | None, place: Placement) -> Loaded:
@@ -72,12 +78,24 @@ def _live_adapter(base: Source, judge: Source | None, place: Placement) -> Loade
     live = cast(PeftModel, base.live if judge is None else judge.live)
     require_live(live.get_base_model(), argument="judge")
     own_base, tuned = split_peft(live)
-    return Loaded(base=own_base if judge is None else _load(base, place), judge=tuned, kind="lora")
+    return Loaded(base=own_base if judge is None else _load(base, place).module, judge=tuned, kind="lora")
 
 
-def _load(source: Source, place: Placement) -> PreTrainedModel:
+def _load(source: Source, place: Placement) -> checkpoints.Checkpoint:
     live = source.live
-    return checkpoints.load_module(source, place) if live is None else require_live(live, argument=source.argument)
+    if live is None:
+        return checkpoints.load_checkpoint(source, place)
+    return checkpoints.Checkpoint(module=require_live(live, argument=source.argument))
+
+
+def _left_out(source: Source, loaded: checkpoints.Checkpoint) -> tuple[Guard, ...]:
+    row = unexpected_guard(source.argument, loaded.unexpected)
+    return () if row is None else (row,)
+
+
+def _trained_on(folder: Path, base: Source) -> tuple[Guard, ...]:
+    row = adapter_base_guard(folder, base)
+    return () if row is None else (row,)
 
 
 def _require_plain(base: nn.Module | None) -> None:

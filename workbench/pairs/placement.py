@@ -1,11 +1,14 @@
 """Where and how both models of a pair are loaded: device, data type, attention, quantisation."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from workbench.errors import ParameterError
+from workbench.pairs.sources import Source, per_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +21,16 @@ class Placement:
     """Where a model goes when ``device_map`` is None."""
     device_map: Any = None
     """Passed on to transformers, e.g. ``"auto"``."""
+    max_memory: Mapping[Any, Any] | None = None
+    """Most memory each device may give, e.g. ``{0: "20GiB", "cpu": "60GiB"}``, when ``device_map`` is chosen."""
+    offload_folder: str | os.PathLike[str] | None = None
+    """Where weights go that fit on no device."""
     attention: str | None = None
     """Attention implementation; None lets transformers choose."""
     trust_remote_code: bool = False
     """Whether code from the repositories may run; off unless asked for by name."""
+    quantisations: Mapping[str, Any] = field(default_factory=dict)
+    """How each side's weights are quantised while loading, by ``"base"`` and ``"judge"``."""
 
     @classmethod
     def choose(
@@ -32,6 +41,9 @@ class Placement:
         device_map: Any,
         attention: str | None,
         trust_remote_code: bool,
+        max_memory: Mapping[Any, Any] | None = None,
+        offload_folder: str | os.PathLike[str] | None = None,
+        quantization: Any = None,
     ) -> "Placement":
         """Settle what the caller left open: the first GPU, else the CPU; float32 on a CPU.
 
@@ -40,17 +52,51 @@ class Placement:
         """
         if device is not None and device_map is not None:
             raise ParameterError("give `device` or `device_map`, not both.", argument="device_map", got=device_map)
+        for name, given in (("max_memory", max_memory), ("offload_folder", offload_folder)):
+            if given is not None and device_map is None:
+                raise ParameterError(
+                    "only a model spread over devices needs this.",
+                    argument=name,
+                    got=given,
+                    fix='Pass `device_map="auto"` with it.',
+                )
         chosen = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         kind = _dtype(dtype)
-        if kind is None and chosen.type == "cpu" and device_map is None:
+        if kind is None and chosen.type == "cpu":
             kind = torch.float32
         return cls(
             dtype=kind,
             device=chosen,
             device_map=device_map,
+            max_memory=max_memory,
+            offload_folder=offload_folder,
             attention=attention,
             trust_remote_code=trust_remote_code,
+            quantisations=_quantisations(quantization),
         )
+
+    def quantisation(self, source: Source) -> Any:
+        """Return how the weights of a source are to be quantised; None to take them as stored."""
+        return self.quantisations.get(source.argument)
+
+    def devices(self, *, quantised: bool) -> dict[str, Any]:
+        """Return the arguments of ``from_pretrained`` that say where weights go.
+
+        Args:
+            quantised: Quantised weights are placed while loading; they can't all be moved afterwards.
+        """
+        if self.device_map is None:
+            return {"device_map": {"": self.device}} if quantised else {}
+        given = {"max_memory": self.max_memory, "offload_folder": self.offload_folder}
+        return {"device_map": self.device_map, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _quantisations(given: Any) -> dict[str, Any]:
+    by_side = isinstance(given, Mapping) and bool(given) and set(given) <= {"base", "judge"}
+    chosen: dict[str, Any] = (
+        dict(per_side(given, argument="quantization")) if by_side else dict.fromkeys(("base", "judge"), given)
+    )
+    return {side: value for side, value in chosen.items() if value is not None}
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

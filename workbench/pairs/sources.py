@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from workbench.errors import CheckpointError, ParameterError
+from workbench.errors import ParameterError
 
 Named = str | os.PathLike[str] | nn.Module
 """What may be given for a side."""
 
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+"""Files of which a tokenizer has at least one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,9 +26,13 @@ class Source:
     argument: str
     """Name of the caller's argument, for messages."""
     revision: str | None = None
-    """Commit, tag or branch of a Hub repository."""
+    """Commit, tag or branch of a Hub repository, as asked for; None for its default branch."""
     subfolder: str | None = None
     """Folder inside the repository or local folder."""
+    commit: str | None = None
+    """The commit ``revision`` stood for when it was resolved, the one time; None for folders and live modules."""
+    elsewhere: tuple[str, ...] = ()
+    """Other commits of the same repository that the local cache held when this one was resolved."""
 
     @property
     def live(self) -> nn.Module | None:
@@ -44,7 +48,8 @@ class Source:
         """
         if isinstance(self.given, nn.Module):
             raise ParameterError("a live module has no path.", argument=self.argument, got=type(self.given).__name__)
-        return self.given
+        path = self.folder
+        return self.given if path is None else Path(self.given).expanduser()
 
     @property
     def folder(self) -> Path | None:
@@ -54,49 +59,28 @@ class Source:
         return Path(self.given).expanduser() / (self.subfolder or "")
 
     @property
+    def repository(self) -> str | None:
+        """Return the Hub id; None for folders and live modules."""
+        return None if self.live is not None or self.folder is not None else str(self.given)
+
+    @property
+    def at(self) -> str | None:
+        """Return the revision everything of this side is loaded at: the commit once it is known."""
+        return self.commit or self.revision
+
+    @property
     def label(self) -> str:
         """Return what to call it in tables."""
         if isinstance(self.given, nn.Module):
             return f"live {type(self.given).__name__}"
         return "/".join(filter(None, (str(self.given), self.subfolder)))
 
-    def has_tokenizer(self) -> bool:
-        """Return whether a local folder holds tokenizer files; Hub repositories are assumed to."""
-        if self.live is not None:
-            return False
-        folder = self.folder
-        return True if folder is None else any((folder / name).is_file() for name in _TOKENIZER_FILES)
-
-    def check(self) -> None:
-        """Refuse a local path that isn't a folder, or whose weights are pickles.
-
-        Raises:
-            CheckpointError: With what was found there.
-        """
-        folder = self.folder
-        if folder is None:
-            return
-        if not folder.is_dir():
-            raise CheckpointError(
-                "this folder doesn't exist.",
-                argument=self.argument,
-                got=str(folder),
-                allowed="a Hub id, a local folder or a live module",
-                fix="Check the path.",
-            )
-        names = sorted(p.name for p in folder.iterdir())
-        if any(name.endswith(".safetensors") for name in names) or (folder / "adapter_config.json").is_file():
-            return
-        pickles = [name for name in names if Path(name).suffix in _PICKLES]
-        raise CheckpointError(
-            "the weights are pickle files, which can run code when loaded."
-            if pickles
-            else "this folder holds no safetensors weights.",
-            argument=self.argument,
-            got=f"{folder}: {(pickles or names)[:6]}",
-            allowed=["*.safetensors"],
-            fix="Save the model again with `save_pretrained`, which writes safetensors.",
-        )
+    def to_json(self) -> dict[str, Any]:
+        """Return the place as JSON types, for the provenance of results."""
+        row: dict[str, Any] = {"source": self.label, "revision": self.commit}
+        if self.repository is not None:
+            row |= {"repository": self.repository, "asked_revision": self.revision}
+        return row | ({"subfolder": self.subfolder} if self.subfolder else {})
 
 
 def per_side(value: Any, *, argument: str) -> dict[Literal["base", "judge"], Any]:
@@ -115,4 +99,5 @@ def per_side(value: Any, *, argument: str) -> dict[Literal["base", "judge"], Any
 def _is_path(source: str | os.PathLike[str]) -> bool:
     """Return whether a source can only mean a local path: it exists, or doesn't look like ``owner/name``."""
     text = os.fspath(source)
-    return Path(text).exists() or text.startswith((".", "~", os.sep)) or text.count("/") > 1 or isinstance(source, Path)
+    looks_local = text.startswith((".", "~", os.sep)) or text.count("/") > 1 or isinstance(source, Path)
+    return looks_local or Path(text).exists()

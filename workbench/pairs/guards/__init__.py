@@ -6,8 +6,19 @@ alone when they fail, since weights of two shapes can't be subtracted and a forw
 
 from workbench.pairs.guards.adapters import merge_guards
 from workbench.pairs.guards.executors import doctor_guards
+from workbench.pairs.guards.sources import quantisation_guards, source_guards, tokenizer_guard
 from workbench.pairs.guards.structure import structure_guards
 from workbench.pairs.guards.tokens import tokenizer_guards
 from workbench.pairs.guards.weights import DISTANT, weight_guards
 
-__all__ = ["DISTANT", "doctor_guards", "merge_guards", "structure_guards", "tokenizer_guards", "weight_guards"]
+__all__ = [
+    "DISTANT",
+    "doctor_guards",
+    "merge_guards",
+    "quantisation_guards",
+    "source_guards",
+    "structure_guards",
+    "tokenizer_guard",
+    "tokenizer_guards",
+    "weight_guards",
+]
