@@ -15,6 +15,8 @@ from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
 from workbench.pairs.modules import attention_of, embedding_of
 from workbench.pairs.report import PairReport
+from workbench.pairs.templates import asked_with
+from workbench.pairs.vocabulary import Vocabulary, known_ids, require_rows
 
 Side = Literal["base", "judge"]
 
@@ -39,6 +41,12 @@ class Pair:
     """``"full"`` for two checkpoints, or the kind of adapter as peft calls it, in lower case: ``"lora"``."""
     sources: dict[str, Any]
     """Where base, judge and tokenizer came from: name, revision."""
+    vocabulary: Vocabulary | None = None
+    """Rows of both models as loaded, and tokens without one; None where both have the same."""
+    base_tokenizer: PreTrainedTokenizerBase | None = None
+    """The base's own tokenizer; None when one was given for both."""
+    own_tokenizer: PreTrainedTokenizerBase | None = None
+    """The judge's tokenizer as it came, while another template is in force; None otherwise."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,6 +68,12 @@ class Pair:
     def n_layers(self) -> int:
         """Return the number of blocks."""
         return self.anatomy("base").n_layers
+
+    @property
+    def shared_rows(self) -> int:
+        """Return how many ids both models know as they were trained; whole distributions are compared over these."""
+        known = min(known_ids(self.base), known_ids(self.judge))
+        return known if self.vocabulary is None else self.vocabulary.shared_rows
 
     @property
     def max_length(self) -> int:
@@ -101,11 +115,14 @@ class Pair:
             ContextWindowError: A prompt is longer than the context window; nothing is ever truncated.
             ItemError: An item lacks something the format needs.
             FormatError: The verdict labels can't be told apart with this tokenizer.
+            PairMismatch: A prompt uses a token that one of the models has no row for.
         """
         prompts = [
             self.format.render(item, order=order, tokenizer=self.tokenizer) for item in items for order in orders
         ]
-        return encode(prompts, self.tokenizer, max_length=self.max_length)
+        encoded = encode(prompts, self.tokenizer, max_length=self.max_length)
+        rows = {"base": known_ids(self.base), "judge": known_ids(self.judge)}
+        return require_rows(encoded, rows=rows, tokenizer=self.tokenizer)
 
     def delta(self) -> WeightDelta:
         """Return how far each tensor moved, by norm; measured once."""
@@ -128,6 +145,26 @@ class Pair:
             cache["anatomy/judge"] = replace(known, module=judge)
         return replace(self, judge=judge, name=f"{self.name} ({name})", sources=sources, _cache=cache)
 
+    def with_template(self, template: str) -> "Pair":
+        """Return the pair asked with another chat template; models and weights are the same objects.
+
+        Args:
+            template: ``"judge"`` for the template the judge came with, ``"base"`` for the base's own (none, where it
+                has none: prompts are then written without a chat), or the text of a template.
+
+        Raises:
+            ParameterError: The format writes no chat, the base's template isn't known, or the text is no template.
+        """
+        own = self.own_tokenizer or self.tokenizer
+        asked = asked_with(template, judge=own, base=self.base_tokenizer, judge_format=self.format)
+        return replace(
+            self,
+            tokenizer=asked.tokenizer,
+            own_tokenizer=None if asked.row is None else own,
+            report=asked.report(self.report),
+            _cache={key: value for key, value in self._cache.items() if key != "identity"},
+        )
+
     def _identity(self) -> dict[str, Any]:
         template = template_text(self.tokenizer)
         return {
@@ -145,6 +182,7 @@ class Pair:
             },
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "chat_template": None if template is None else text_fingerprint(template),
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.to_json(),
             "format": {"name": self.format.name, "fingerprint": text_fingerprint(repr(self.format))},
             "guards": self.report.to_json(),
         }

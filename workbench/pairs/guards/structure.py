@@ -1,11 +1,12 @@
 """Have base and judge the same shape? These guards come first: weights of two shapes can't be subtracted."""
 
-import json
-
 from transformers import PreTrainedModel
 
+from workbench.pairs.adapters import untuned_name
+from workbench.pairs.guards.configuration import config_guards
 from workbench.pairs.modules import attention_of, embedding_of
 from workbench.pairs.report import Guard
+from workbench.pairs.vocabulary import head_of
 
 _SHAPE_FIELDS = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -17,13 +18,14 @@ _SHAPE_FIELDS = {
 
 
 def structure_guards(base: PreTrainedModel, judge: PreTrainedModel) -> list[Guard]:
-    """Compare architecture, layer count, width, head layout, vocabulary rows and attention implementation."""
+    """Compare architecture and shapes, which must agree, and configurations, which may differ but are said."""
     return [
         _architecture(base, judge),
         *(_shape(label, names, base, judge) for label, names in _SHAPE_FIELDS.items()),
-        _vocabulary_rows(base, judge),
+        _tensor_shapes(base, judge),
         _attention(base, judge),
-        _config_drift(base, judge),
+        _head_tie(base, judge),
+        *config_guards(base.config, judge.config),
     ]
 
 
@@ -53,15 +55,26 @@ def _shape(label: str, names: tuple[str, ...], base: PreTrainedModel, judge: Pre
     )
 
 
-def _vocabulary_rows(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
-    rows = [embedding_of(m).shape[0] for m in (base, judge)]
-    same = rows[0] == rows[1]
+def _tensor_shapes(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
+    """Compare tensors by name; embedding and head may have other numbers of rows, packed weights have no such shape."""
+    left, right = _shapes(base), _shapes(judge)
+    other = [f"{n} {left[n]}, {right[n]}" for n in left if n in right and left[n] != right[n]]
     return Guard(
-        name="vocabulary rows",
-        status="ok" if same else "fail",
-        value=str(rows[0]) if same else f"base {rows[0]}, judge {rows[1]}",
-        detail="" if same else "Resize the base's embeddings to the judge's (rows are never sliced in silence).",
+        name="tensor shapes",
+        status="fail" if other else "ok",
+        value=f"{len(other)} differ: {'; '.join(other[:3])}" if other else "same, vocabulary rows apart",
+        detail="Base and judge must share their shape; check that both belong together." if other else "",
     )
+
+
+def _shapes(module: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    rows = {id(embedding_of(module)), id(head_of(module))}
+    return {
+        untuned_name(name): tuple(p.shape)
+        for name, p in parameters.items()
+        if p.is_floating_point() and id(p) not in rows
+    }
 
 
 def _attention(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
@@ -77,14 +90,13 @@ def _attention(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
     )
 
 
-def _config_drift(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
-    ignored = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
-    left, right = ({k: v for k, v in m.config.to_dict().items() if k not in ignored} for m in (base, judge))
-    changed = sorted(
-        k
-        for k in left.keys() | right.keys()
-        if json.dumps(left.get(k), default=str) != json.dumps(right.get(k), default=str)
+def _head_tie(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
+    ties = [head_of(m) is embedding_of(m) for m in (base, judge)]
+    words = ["tied to the embedding" if tied else "a matrix of its own" for tied in ties]
+    same = ties[0] == ties[1]
+    return Guard(
+        name="output head",
+        status="ok" if same else "warn",
+        value=words[0] if same else f"base {words[0]}, judge {words[1]}",
+        detail="" if same else "The untied head is held against the other model's embedding, and counts on its own.",
     )
-    value = "same" if not changed else "; ".join(f"{k}: {left.get(k)} -> {right.get(k)}" for k in changed[:6])
-    detail = "" if not changed else "Each model runs with its own configuration; differences count as fine-tuning."
-    return Guard(name="configuration", status="warn" if changed else "ok", value=value, detail=detail)
