@@ -125,7 +125,8 @@ def _probe(module: nn.Module, tokenizer: Any) -> TokenBatch:
     lengths = _PROBE_ROWS if forward_accepts(module, "position_ids") else (_PROBE_ROWS[0],) * 2
     rows = [ordinary[torch.randint(len(ordinary), (length,), generator=generator)].tolist() for length in lengths]
     pad = None if tokenizer is None else tokenizer.pad_token_id
-    return TokenBatch.from_rows(rows, pad_id=0 if pad is None else pad)
+    # A tokenizer may pad with a token the model was never given a row for; padding is never read.
+    return TokenBatch.from_rows(rows, pad_id=0 if pad is None or pad >= vocab else pad)
 
 
 def _sites(anatomy: Anatomy) -> tuple[Site, ...]:
