@@ -1,20 +1,27 @@
-"""Going through judged items: prompts in all orders, batches of like length, progress, Ctrl-C that loses nothing."""
+"""Going through judged items: prompts in all orders, batches of like length, progress.
+
+Neither Ctrl-C nor memory that runs out loses a finished item: a batch that doesn't fit is halved.
+"""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from analyses.metrics import slot_sign
-from workbench.errors import ItemError, ParameterError
+from workbench.errors import ItemError, MemoryShortage, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
-from workbench.pairs import Pair, random_delta_pair
+from workbench.pairs import Pair, memory_ran_out, random_delta_pair, release_caches
 from workbench.tokens import TokenBatch
+
+T = TypeVar("T")
 
 FEWEST_TO_CONFIRM = 8
 """Independent items from which on something is named on one half and tested on the other."""
@@ -36,6 +43,10 @@ class Prompts:
     """Which items are finished."""
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
+    most: int | None = None
+    """Most items a batch may have since memory ran out; None while it hasn't."""
+    ran_out_at: int | None = None
+    """Prompts of the first batch that didn't fit."""
 
     @classmethod
     def of(cls, pair: Pair, items: Sequence[JudgeItem], *, orders: Sequence[Order] = ORDERS) -> "Prompts":
@@ -78,6 +89,14 @@ class Prompts:
         """Return the text of the first label of A and of B."""
         groups = self.encoded.groups
         return (self.encoded.labels[groups["A"][0]], self.encoded.labels[groups["B"][0]])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a result must say beside its numbers: of the encoding, and that batches had to be smaller."""
+        if self.most is None:
+            return tuple(self.encoded.notes)
+        size = self.most * len(self.orders)
+        return (*self.encoded.notes, f"memory ran out with batches of {self.ran_out_at}; continued with {size}.")
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -124,6 +143,80 @@ class Prompts:
         step = max(1, size // len(self.orders))
         for start in range(0, len(ordered), step):
             yield tuple(ordered[start : start + step])
+
+    def each(
+        self, batches: Iterable[Sequence[int]], run: Callable[[tuple[int, ...]], T]
+    ) -> Iterator[tuple[tuple[int, ...], T]]:
+        """Run batch after batch; one that memory runs out on is halved and run again, and no later one is larger.
+
+        Args:
+            batches: Item indices, batch by batch; all orders of an item stay together.
+            run: Measures one batch. It may be called again on a part of the same items, so that what it stores itself
+                must not add up; add up what is yielded.
+
+        Yields:
+            The items of each batch that fitted, in order, and what ``run`` returned.
+
+        Raises:
+            MemoryShortage: One item alone doesn't fit; the message names it.
+        """
+        for batch in batches:
+            waiting = deque([tuple(int(i) for i in batch)])
+            while waiting:
+                chosen = waiting.popleft()
+                if self.most is not None and len(chosen) > self.most:
+                    waiting.extendleft([chosen[self.most :], chosen[: self.most]])
+                    continue
+                found = self._attempt(chosen, run)
+                if found:
+                    yield chosen, found.pop()
+                else:
+                    waiting.appendleft(chosen)
+
+    def on_some(self, items: Sequence[int], run: Callable[[tuple[int, ...]], T]) -> T:
+        """Run a check on these items, or on the first of them when memory runs out on all; see :meth:`each`."""
+        return next(self.each([items], run))[1]
+
+    def within(self, chosen: Sequence[int], some: Sequence[int]) -> slice:
+        """Return the prompts that a run of items has in the batch of others; see :meth:`each`.
+
+        Args:
+            chosen: Items of the batch.
+            some: Neighbours among them.
+        """
+        start = list(chosen).index(some[0]) * len(self.orders)
+        return slice(start, start + len(some) * len(self.orders))
+
+    def noise(self, items: Iterable[int], *shape: int, seed: int) -> Float[np.ndarray, "prompt *shape"]:
+        """Return standard normal numbers for every prompt of some items; each has its own, whatever batch it is in."""
+        rows = [np.random.default_rng([seed, row]).standard_normal(shape) for row in self.rows_of(items)]
+        return np.stack(rows)
+
+    def _attempt(self, chosen: tuple[int, ...], run: Callable[[tuple[int, ...]], T]) -> list[T]:
+        """Return what ``run`` returned, alone in a list; no entry, and smaller batches from now on, without memory."""
+        try:
+            return [run(chosen)]
+        except (RuntimeError, MemoryError) as err:
+            if not memory_ran_out(err):
+                raise
+            if len(chosen) == 1:
+                raise self._no_room(chosen[0]) from err
+        # Outside the handler: the traceback there holds every tensor of the batch that failed.
+        release_caches()
+        if self.ran_out_at is None:
+            self.ran_out_at = len(chosen) * len(self.orders)
+        self.most = len(chosen) // 2
+        return []
+
+    def _no_room(self, item: int) -> MemoryShortage:
+        tokens = max(len(self.encoded.rows[row]) for row in self.rows_of([item]))
+        return MemoryShortage(
+            f"one item alone doesn't fit into memory: {self.items[item].item_id!r} with {tokens} tokens a prompt.",
+            argument="items",
+            got=f"{len(self.orders)} prompts of {tokens} tokens on {self.pair.device}",
+            fix="Leave this item out, show one order, load the pair in bfloat16, or keep one model at a time where the "
+            "analysis offers `resident=`.",
+        )
 
     def halves(self, *, seed: int) -> tuple[list[int], list[int]]:
         """Split the items at random so that no cluster has items in both halves."""
@@ -198,22 +291,29 @@ def random_judges(pair: Pair, *, draws: int, seed: int) -> Iterator[tuple[Pair, 
 
 @contextmanager
 def interruptible(prompts: Prompts) -> Iterator[None]:
-    """Let Ctrl-C end the loop inside; what is finished is kept and said, nothing finished raises.
+    """Let Ctrl-C, or memory that runs out for good, end the loop inside; what is finished is kept and said.
 
     Raises:
         KeyboardInterrupt: No item was finished.
+        MemoryShortage: The same, where one item alone didn't fit.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        if not prompts.done.any():
+    except (KeyboardInterrupt, MemoryShortage, RuntimeError, MemoryError) as err:
+        if not prompts.done.any() or not (isinstance(err, KeyboardInterrupt | MemoryShortage) or memory_ran_out(err)):
             raise
-        left = len(prompts) - int(prompts.done.sum())
-        said = f"{left} of {len(prompts)} items: the run was interrupted."
-        if left == 0:
-            said = "whatever came after the items themselves (controls, confirmation): the run was interrupted."
-        prompts.notes.append(said)
-        warnings.warn(said, RuntimeWarning, stacklevel=3)
+        why = "the run was interrupted." if isinstance(err, KeyboardInterrupt) else "memory ran out."
+        if isinstance(err, MemoryShortage):
+            why = err.what
+    else:
+        return
+    release_caches()
+    left = len(prompts) - int(prompts.done.sum())
+    said = f"{left} of {len(prompts)} items: {why}"
+    if left == 0:
+        said = f"whatever came after the items themselves (controls, confirmation): {why}"
+    prompts.notes.append(said)
+    warnings.warn(said, RuntimeWarning, stacklevel=3)
 
 
 def progress_bar(total: int, *, title: str, unit: str = "item", shown: bool = True) -> tqdm:

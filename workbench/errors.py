@@ -90,6 +90,10 @@ class EditError(WorkbenchError):
     """An edit couldn't be applied, or changed nothing."""
 
 
+class MemoryShortage(WorkbenchError):
+    """A pair, or one item, doesn't fit into the memory there is."""
+
+
 class ExecutorDisagreement(WorkbenchError):
     """Two ways of entering the model gave different numbers: none can be trusted."""
 

@@ -35,8 +35,10 @@ def settle(
     if not how.last_only:
         return how, float("nan")
     pair = prompts.pair
-    error = shortcut_error(
-        pair.executor("judge"), pair.executor("base"), prompts.batch(items), parts=parts, how=how, switch=switch
+    judge, base = pair.executor("judge"), pair.executor("base")
+    error = prompts.on_some(
+        items,
+        lambda some: shortcut_error(judge, base, prompts.batch(some), parts=parts, how=how, switch=switch),
     )
     exact = how.float32 or pair.dtype.itemsize >= torch.float32.itemsize
     tolerance = _SHORTCUT_TOLERANCE if exact else _SHORTCUT_TOLERANCE_HALF

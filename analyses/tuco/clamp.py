@@ -10,7 +10,7 @@ Paper: Nuti et al. 2025, Algorithm 1 and Proposition D.3, there with one block p
 Falsified if clamping a model to its own stream changes one bit of any block's output.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -92,13 +92,20 @@ class JudgeSide:
 
     def to(self, device: torch.device | str) -> "JudgeSide":
         """Return it on another device, e.g. while the other model needs the room."""
+        return self._each(lambda value: value.to(device))
+
+    def rows(self, rows: slice, *, width: int) -> "JudgeSide":
+        """Return the part of some prompts, whose own batch has ``width`` columns."""
+        return self._each(lambda value: value[rows, -width:] if value.ndim == 3 else value[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "JudgeSide":
         return JudgeSide(
-            record={site: value.to(device) for site, value in self.record.items()},
-            outputs={site: value.to(device) for site, value in self.outputs.items()},
-            own_final=self.own_final.to(device),
+            record={site: change(value) for site, value in self.record.items()},
+            outputs={site: change(value) for site, value in self.outputs.items()},
+            own_final=change(self.own_final),
             base_outputs=None
             if self.base_outputs is None
-            else {site: value.to(device) for site, value in self.base_outputs.items()},
+            else {site: change(value) for site, value in self.base_outputs.items()},
         )
 
 

@@ -17,13 +17,14 @@ Falsified if the judge against itself gives anything but 0, or the parts don't a
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from analyses.looping import (
     FEWEST_TO_CONFIRM,
@@ -35,14 +36,13 @@ from analyses.looping import (
     random_judges,
 )
 from analyses.tuco.checks import check_null, settle
-from analyses.tuco.clamp import JudgeSide, judge_side, measure
+from analyses.tuco.clamp import measure
 from analyses.tuco.cuts import Granularity, Unit, units
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.prompts import (
     Choices,
     Measured,
     as_logits_see,
-    measure_prompts,
     noise_share,
     patched_gap,
     share_quantities,
@@ -50,14 +50,11 @@ from analyses.tuco.prompts import (
 from analyses.tuco.readout import LabelGap, Readout
 from analyses.tuco.result import TucoResult, empty_arrays
 from analyses.tuco.shares import NORMS, Norm
+from analyses.tuco.turns import Turns, taking_turns
 from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
-from workbench.pairs import Pair, Switch, one_resident, run_meta
-from workbench.tokens import TokenBatch
-
-RECORD_BYTES = 2**30
-"""How much of the judge's stream waits for the base, with one model resident at a time."""
+from workbench.pairs import Pair, Switch, run_meta
 
 
 def run(
@@ -144,7 +141,7 @@ def run(
     )
     work = _Work.plan(prompts, choices=choices, batch_size=batch_size, seed=seed, confirm=confirm, resident=resident)
     with interruptible(prompts):
-        with _taking_turns(pair, resident) as switch:
+        with taking_turns(pair, resident) as switch:
             if numerics:
                 _numerics(work)
             else:
@@ -217,13 +214,17 @@ class _Work:
 def _numerics(work: _Work) -> None:
     """Step 7a: the judge against itself is exactly 0 in the same shape; in another shape it is the noise floor."""
     judge, choices = work.prompts.pair.executor("judge"), work.choices
-    batch = work.prompts.batch(work.first_half[0][:2])
     how = choices.how.alone
-    found = measure(judge, judge, batch, parts=choices.parts, how=how)
-    row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge))
-    work.identical = float(row["finetuned_norm"].max())
-    check_null(work.identical)
-    work.noise = noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=how)
+
+    def against_itself(items: Sequence[int]) -> tuple[float, float]:
+        batch = work.prompts.batch(items)
+        found = measure(judge, judge, batch, parts=choices.parts, how=how)
+        row = share_quantities(found, norm=choices.norm, weigh=as_logits_see(judge))
+        identical = float(row["finetuned_norm"].max())
+        check_null(identical)
+        return identical, noise_share(judge, batch, parts=choices.parts, norm=choices.norm, how=how)
+
+    work.identical, work.noise = work.prompts.on_some(work.first_half[0][:2], against_itself)
 
 
 def _measure_items(work: _Work, *, switch: Switch, progress: bool) -> None:
@@ -234,66 +235,15 @@ def _measure_items(work: _Work, *, switch: Switch, progress: bool) -> None:
         for batches, confirming in ((work.first_half, False), (work.second_half, True)):
             if confirming and batches:
                 work.confirmed = _choose_unit(work)
-            for chosen, batch, measured in _measured(work, judge, base, batches, choices=work.choices, switch=switch):
+            turns = Turns(prompts, judge, base, choices=work.choices, switch=switch, apart=work.resident != "both")
+            for chosen, measured in turns.measured(batches):
                 for name, values in measured.row.items():
                     work.store(name, chosen, values)
                 if confirming:
                     switch("judge")
-                    _confirm(work, judge, batch, chosen, measured)
+                    _confirm(work, judge, chosen, measured)
                 prompts.done[list(chosen)] = True
                 bar.update(len(chosen))
-
-
-def _measured(
-    work: _Work,
-    judge: HooksBackend,
-    base: HooksBackend,
-    batches: Iterable[tuple[int, ...]],
-    *,
-    choices: Choices,
-    switch: Switch,
-) -> Iterator[tuple[tuple[int, ...], TokenBatch, Measured]]:
-    """Yield every batch measured; with one model resident, several batches through the judge, then the base."""
-    for some in _runs(work, batches):
-        sides: list[JudgeSide | None] = [None] * len(some)
-        found = [work.prompts.batch(chosen) for chosen in some]
-        if work.resident != "both":
-            switch("judge")
-            sides = [judge_side(judge, batch, parts=choices.parts, how=choices.how).to("cpu") for batch in found]
-            switch("base")
-        done = []
-        for batch, side in zip(found, sides, strict=True):
-            there = None if side is None else side.to(batch.device)
-            done.append(measure_prompts(judge, base, batch, choices=choices, side=there))
-        yield from zip(some, found, done, strict=True)
-
-
-def _runs(work: _Work, batches: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Yield one batch at a time, or as many as the record of the judge's stream may hold while it waits."""
-    if work.resident == "both":
-        yield from ([chosen] for chosen in batches)
-        return
-    pair, waiting, held = work.prompts.pair, [], 0
-    sites = len({unit.start for unit in work.choices.parts}) + 1
-    for chosen in batches:
-        tokens = work.prompts.batch(chosen).ids.numel()
-        size = tokens * sites * pair.anatomy("judge").d_model * pair.dtype.itemsize
-        if waiting and held + size > RECORD_BYTES:
-            yield waiting
-            waiting, held = [], 0
-        waiting.append(chosen)
-        held += size
-    if waiting:
-        yield waiting
-
-
-@contextmanager
-def _taking_turns(pair: Pair, resident: str) -> Iterator[Switch]:
-    if resident == "both":
-        yield lambda _side: None
-        return
-    with one_resident(pair, device=None if resident == "one" else resident) as switch:
-        yield switch
 
 
 def _choose_unit(work: _Work) -> Unit:
@@ -304,20 +254,35 @@ def _choose_unit(work: _Work) -> Unit:
     return work.choices.parts[int(np.argmax(np.abs(np.nanmean(pushes[work.prompts.done], axis=(0, 1)))))]
 
 
-def _confirm(work: _Work, judge: HooksBackend, batch: TokenBatch, chosen: Sequence[int], measured: Measured) -> None:
+def _confirm(work: _Work, judge: HooksBackend, chosen: Sequence[int], measured: Measured) -> None:
     """Step 8: run the judge with that unit's write replaced by the base's, and by a random change of equal length."""
     unit, reads = work.confirmed, work.choices.readout
     if unit is None or reads is None:
         return
     index = work.choices.parts.index(unit)
     removed = measured.found.finetuned[:, index]
-    noise = np.random.default_rng([work.seed, *chosen]).standard_normal(tuple(removed.shape))
-    random = torch.from_numpy(noise).to(removed)
+    random = torch.from_numpy(work.prompts.noise(chosen, removed.shape[-1], seed=work.seed)).to(removed)
     random *= removed.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
     output = measured.found.judge_outputs[:, index].float()
     for name, change in (("confirmed_effect", removed), ("confirmed_control", random)):
-        gap = patched_gap(judge, batch, unit=unit, values=(output - change).to(work.prompts.pair.dtype), readout=reads)
-        work.store(name, chosen, measured.row["judge_gap"] - gap)
+        values = (output - change).to(work.prompts.pair.dtype)
+        for some, gap in work.prompts.each([chosen], partial(_patched, work, judge, chosen, unit, values, reads)):
+            own = measured.row["judge_gap"][work.prompts.within(chosen, some)]
+            work.store(name, some, own - gap)
+
+
+def _patched(
+    work: _Work,
+    judge: HooksBackend,
+    items: Sequence[int],
+    unit: Unit,
+    values: Tensor,
+    reads: Readout,
+    chosen: Sequence[int],
+) -> np.ndarray:
+    """Return the judge's number on some of a batch's items with a unit's output replaced."""
+    own = values[work.prompts.within(items, chosen)]
+    return patched_gap(judge, work.prompts.batch(chosen), unit=unit, values=own, readout=reads)
 
 
 def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: bool) -> None:
@@ -335,8 +300,9 @@ def _measure_controls(work: _Work, *, draws: int, limit: int | None, progress: b
     with progress_bar(draws * len(chosen), title=title, shown=progress) as bar:
         for draw, (control, judge) in enumerate(random_judges(pair, draws=draws, seed=work.seed)):
             batches = prompts.batches(work.batch_size, items=chosen)
-            with _taking_turns(control, work.resident) as switch:
-                for some, _, found in _measured(work, judge, base, batches, choices=choices, switch=switch):
+            with taking_turns(control, work.resident) as switch:
+                turns = Turns(prompts, judge, base, choices=choices, switch=switch, apart=work.resident != "both")
+                for some, found in turns.measured(batches):
                     for name in ("finetuned_norm", "pretrained_norm"):
                         work.arrays[f"control_{name}"][draw, list(some)] = prompts.by_item(found.row[name])
                     if "finetuned_push" in found.row:
@@ -375,7 +341,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
             seed=work.seed,
             wall_time_s=wall_time_s,
             noise_floor=None if np.isnan(work.noise) else work.noise,
-            warnings=prompts.encoded.notes,
+            warnings=prompts.warnings,
             not_measured=prompts.notes,
         ),
     )

@@ -96,14 +96,14 @@ def test_an_interrupted_run_keeps_what_was_finished(pair, monkeypatch):
             raise KeyboardInterrupt
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr("analyses.tuco.runner.measure_prompts", interrupted)
+    monkeypatch.setattr("analyses.tuco.turns.measure_prompts", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted"):
         partial = tuco.run(pair, ITEMS, batch_size=4, progress=False)
     assert len(partial.item_ids) == 4
     assert partial.meta.n_items == 4
     assert any("interrupted" in what for what in partial.meta.not_measured)
     monkeypatch.setattr(
-        "analyses.tuco.runner.measure_prompts", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        "analyses.tuco.turns.measure_prompts", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         tuco.run(pair, ITEMS, progress=False)

@@ -59,7 +59,7 @@ def test_a_run_with_one_model_resident_gives_the_same_numbers(kind, monkeypatch)
     pair = tiny_pair(kind=kind)
     both = tuco.run(pair, ITEMS, controls=3, progress=False, batch_size=4)
     # Small enough that several turns are taken.
-    monkeypatch.setattr("analyses.tuco.runner.RECORD_BYTES", 200_000)
+    monkeypatch.setattr("analyses.tuco.turns.RECORD_BYTES", 200_000)
     one = tuco.run(pair, ITEMS, controls=3, progress=False, batch_size=4, resident="one")
     for name in both.AXES:
         np.testing.assert_array_equal(getattr(one, name), getattr(both, name), err_msg=name)

@@ -3,6 +3,7 @@
 from workbench.pairs.controls import identical_pair, random_delta_pair
 from workbench.pairs.delta import TensorChange, WeightDelta, weight_delta
 from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
+from workbench.pairs.exhaustion import memory_ran_out, release_caches
 from workbench.pairs.load import load_pair
 from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits, scaled_stream
 from workbench.pairs.mixed import adapter_on_first_rows, can_mix
@@ -29,8 +30,10 @@ __all__ = [
     "identical_pair",
     "items_fingerprint",
     "load_pair",
+    "memory_ran_out",
     "one_resident",
     "random_delta_pair",
+    "release_caches",
     "run_meta",
     "scaled_generate",
     "scaled_logits",

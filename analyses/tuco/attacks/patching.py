@@ -164,7 +164,12 @@ def _earlier_tokens(stream: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def patched_gaps(
-    run: AttackedRun, *, clean: Contributions, other: Contributions, chosen: int, seed: Sequence[int]
+    run: AttackedRun,
+    *,
+    clean: Contributions,
+    other: Contributions,
+    chosen: int,
+    noise: Float[np.ndarray, "prompt unit d_model"],
 ) -> PatchedGaps:
     """Put the clean component into attacked runs: unit by unit, the first k units, and the controls.
 
@@ -173,11 +178,10 @@ def patched_gaps(
         clean: Writes on the same items without the attack.
         other: Writes on other items without the attack.
         chosen: Unit the controls are for.
-        seed: Seed of the random change.
+        noise: Standard normal numbers, which become the random change.
     """
     own = run.found.finetuned
     change = clean.finetuned - own
-    noise = np.random.default_rng(list(seed)).standard_normal(tuple(change.shape))
     random = torch.from_numpy(noise).to(change)
     random *= change.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
     swaps = (own + random, other.finetuned)

@@ -16,6 +16,7 @@ Falsified if base and judge are the same model and any effect on F isn't exactly
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from analyses.tuco.checks import settle
 from analyses.tuco.clamp import Contributions, measure
 from analyses.tuco.cuts import Granularity, units
 from analyses.tuco.evaluation import Evaluation
-from analyses.tuco.prompts import Choices, Measured, measure_prompts, noise_share
+from analyses.tuco.prompts import Choices, Measured, Row, measure_prompts, noise_share
 from analyses.tuco.readout import LabelGap
 from analyses.tuco.shares import Norm
 from workbench.hooks import HooksBackend
@@ -117,8 +118,12 @@ def compare_attacks(
     with interruptible(work.clean):
         how, _ = settle(work.clean, work.first[0][:1], parts=parts, how=work.choices.how)
         work.choices = replace(work.choices, how=how)
-        batch = work.clean.batch(work.first[0][:2])
-        work.noise = noise_share(pair.executor("judge"), batch, parts=parts, norm=norm, how=how.alone)
+        work.noise = work.clean.on_some(
+            work.first[0][:2],
+            lambda some: noise_share(
+                pair.executor("judge"), work.clean.batch(some), parts=parts, norm=norm, how=how.alone
+            ),
+        )
         _measure_items(work, patch=patch, progress=progress)
         _measure_controls(work, limit=control_items, progress=progress)
         _measure_tokens(work, limit=token_items, progress=progress)
@@ -221,7 +226,6 @@ class _Work:
 
 def _measure_items(work: _Work, *, patch: bool, progress: bool) -> None:
     """Step 2 on every item, step 3 on the second half."""
-    judge, base = work.pair.executor("judge"), work.pair.executor("base")
     if not patch or not work.second:
         why = "patch=False" if not patch else f"fewer than {FEWEST_TO_CONFIRM} independent items"
         work.clean.notes.append(f"attacked runs with the clean run's fine-tuned component ({why}).")
@@ -229,14 +233,16 @@ def _measure_items(work: _Work, *, patch: bool, progress: bool) -> None:
         for batches, patching in ((work.first, False), (work.second, patch)):
             if patching and batches:
                 work.chosen = _choose_unit(work)
-            for chosen in batches:
-                found: dict[Variant, Measured] = {
-                    name: _measure_variant(work, judge, base, name, chosen) for name in VARIANTS
-                }
-                if patching:
-                    _patch(work, judge, base, chosen, found)
+            for chosen, _ in work.clean.each(batches, partial(_measure_variants, work, patching)):
                 work.clean.done[list(chosen)] = True
                 bar.update(len(chosen))
+
+
+def _measure_variants(work: _Work, patching: bool, chosen: Sequence[int]) -> None:
+    judge, base = work.pair.executor("judge"), work.pair.executor("base")
+    found: dict[Variant, Measured] = {name: _measure_variant(work, judge, base, name, chosen) for name in VARIANTS}
+    if patching:
+        _patch(work, judge, base, chosen, found)
 
 
 def _measure_variant(
@@ -278,7 +284,7 @@ def _patch(
         clean=found["clean"].found,
         other=_other_items(work, judge, base, chosen),
         chosen=work.chosen,
-        seed=[work.seed, *chosen],
+        noise=work.clean.noise(chosen, *found["attack"].found.finetuned.shape[1:], seed=work.seed),
     )
     for name, values in (("patched_gap", gaps.one), ("rebuilt_gap", gaps.first)):
         work.arrays[name][list(chosen)] = work.clean.by_item(values)
@@ -288,11 +294,11 @@ def _patch(
 
 
 def _other_items(work: _Work, judge: HooksBackend, base: HooksBackend, chosen: Sequence[int]) -> Contributions:
-    """Measure as many clean items of the first half, which share no cluster with the second."""
+    """Measure a clean item of the first half, which shares no cluster with the second, for each of these."""
     pool = [i for batch in work.first for i in batch]
-    rng = np.random.default_rng([work.seed, 1, *chosen])
-    drawn = rng.choice(pool, size=len(chosen), replace=len(pool) < len(chosen))
-    return measure(judge, base, work.clean.batch(int(i) for i in drawn), parts=work.choices.parts, how=work.choices.how)
+    # Drawn for each item by itself, so that it is the same one in whatever batch the item is.
+    drawn = [pool[int(np.random.default_rng([work.seed, 1, item]).integers(len(pool)))] for item in chosen]
+    return measure(judge, base, work.clean.batch(drawn), parts=work.choices.parts, how=work.choices.how)
 
 
 def _measure_controls(work: _Work, *, limit: int | None, progress: bool) -> None:
@@ -305,11 +311,18 @@ def _measure_controls(work: _Work, *, limit: int | None, progress: bool) -> None
     choices = replace(work.choices, free_base=False)
     with progress_bar(draws * len(chosen), title="random judges", shown=progress) as bar:
         for draw, (_, judge) in enumerate(random_judges(work.pair, draws=draws, seed=work.seed)):
-            for some in work.clean.batches(work.batch_size, items=chosen):
-                for name in ("attack", "benign"):
-                    row = measure_prompts(judge, base, work.prompts[name].batch(some), choices=choices).row
+            batches = work.clean.batches(work.batch_size, items=chosen)
+            for some, rows in work.clean.each(batches, partial(_control_rows, work, judge, base, choices)):
+                for name, row in rows.items():
                     _store_control(work, row, items=some, draw=draw, variant=VARIANTS.index(name))
                 bar.update(len(some))
+
+
+def _control_rows(
+    work: _Work, judge: HooksBackend, base: HooksBackend, choices: Choices, some: Sequence[int]
+) -> dict[Variant, Row]:
+    names: tuple[Variant, ...] = ("attack", "benign")
+    return {name: measure_prompts(judge, base, work.prompts[name].batch(some), choices=choices).row for name in names}
 
 
 def _store_control(
@@ -350,7 +363,7 @@ def _assemble(work: _Work, *, parameters: Mapping[str, object], wall_time_s: flo
     }
     kept = np.flatnonzero(clean.done)
     parts = work.choices.parts
-    notes = [note for prompts in work.prompts.values() for note in prompts.encoded.notes]
+    notes = [note for prompts in work.prompts.values() for note in prompts.warnings]
     return AttackResult(
         **clean.axes(),
         units=tuple(unit.label for unit in parts),

@@ -81,11 +81,14 @@ class TokenMap:
         """Measure the items, all variants and orders."""
         clean = self.prompts["clean"]
         with progress_bar(len(items), title="shared tokens", shown=progress) as bar:
-            for chosen in clean.batches(batch_size, items=items):
+
+            def run(chosen: Sequence[int]) -> None:
                 rows = clean.rows_of(chosen)
                 for name in VARIANTS:
                     found = self._measure(name, rows, choices=choices)
                     self._store(VARIANTS.index(name), rows, found)
+
+            for chosen, _ in clean.each(clean.batches(batch_size, items=items), run):
                 bar.update(len(chosen))
 
     def show(self, items: Sequence[int], *, choices: Choices) -> None:
@@ -96,11 +99,17 @@ class TokenMap:
         width = max(map(len, texts), default=0)
         share = np.full((len(VARIANTS), len(rows), width), np.nan)
         unit_share = np.full((*share.shape, self.unit_share.shape[-1]), np.nan)
-        for v, name in enumerate(VARIANTS):
-            found = self._measure(name, rows, choices=choices) if rows else []
-            for k, (row, own) in enumerate(zip(rows, found, strict=True)):
-                columns = _columns(self.common[row], length=len(texts[k]), width=len(texts[k]))
-                share[v, k, columns], unit_share[v, k, columns] = own.whole, own.unit
+
+        def run(chosen: Sequence[int]) -> list[list[TokenShares]]:
+            first_orders = [i * len(clean.orders) for i in chosen]
+            return [self._measure(name, first_orders, choices=choices) for name in VARIANTS]
+
+        for chosen, found in clean.each([items] if items else [], run):
+            for v, of_variant in enumerate(found):
+                for item, own in zip(chosen, of_variant, strict=True):
+                    k = list(items).index(item)
+                    columns = _columns(self.common[rows[k]], length=len(texts[k]), width=len(texts[k]))
+                    share[v, k, columns], unit_share[v, k, columns] = own.whole, own.unit
         self.examples, self.example_tokens = tuple(items), tuple(texts)
         self.example_heads = tuple(self.common[row].head for row in rows)
         self.example_share, self.example_unit_share = share, unit_share

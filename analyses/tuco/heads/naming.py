@@ -72,7 +72,7 @@ def try_named(work: HeadWork, chosen: Sequence[int], found: HeadSplit, *, own: G
     if work.named is None:
         return
     removed = _head_change(work, work.named, own=own, other=other)
-    noise = torch.from_numpy(np.random.default_rng([work.seed, *chosen]).standard_normal(tuple(removed.shape)))
+    noise = torch.from_numpy(work.prompts.noise(chosen, removed.shape[-1], seed=work.seed))
     random = noise.to(removed) * removed.norm(dim=-1, keepdim=True) / noise.to(removed).norm(dim=-1, keepdim=True)
     changes = {"confirmed_effect": (work.named, removed), "confirmed_control": (work.named, random)}
     if work.other is not None:

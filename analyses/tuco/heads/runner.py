@@ -17,6 +17,7 @@ really replacing the named head does nothing that a random change of its length 
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -112,14 +113,19 @@ def split_heads(
 
 def _check_itself(work: HeadWork, *, size: int) -> None:
     """Step 1: the judge against itself is exactly 0; in another batch shape it is the noise floor of a head."""
-    chosen = next(iter(work.prompts.batches(max(size, 2))))[:2]
-    found, _, _ = work.split(work.judge, work.judge, chosen, neurons=work.neurons > 0)
-    parts = [found.head_push, found.region_push, found.part_push, found.attention_bias_push, found.mlp_push]
-    work.identical = max(float(part.abs().max()) for part in (*parts, *found.neurons))
-    check_null(work.identical, name="a push")
-    batch = work.prompts.batch(chosen)
-    if len(batch) > 1:
-        work.noise = rounding_push(work.judge, batch, readout=work.readout, float32=work.float32)
+
+    def against_itself(chosen: Sequence[int]) -> tuple[float, float | None]:
+        found, _, _ = work.split(work.judge, work.judge, chosen, neurons=work.neurons > 0)
+        parts = [found.head_push, found.region_push, found.part_push, found.attention_bias_push, found.mlp_push]
+        identical = max(float(part.abs().max()) for part in (*parts, *found.neurons))
+        check_null(identical, name="a push")
+        batch = work.prompts.batch(chosen)
+        if len(batch) == 1:
+            return identical, None
+        return identical, rounding_push(work.judge, batch, readout=work.readout, float32=work.float32)
+
+    first = next(iter(work.prompts.batches(max(size, 2))))[:2]
+    work.identical, work.noise = work.prompts.on_some(first, against_itself)
 
 
 def _measure_items(work: HeadWork, *, size: int, progress: bool) -> None:
@@ -128,15 +134,20 @@ def _measure_items(work: HeadWork, *, size: int, progress: bool) -> None:
         for half, items in enumerate(work.halves):
             if half == 1 and items:
                 name_strongest(work)
-            for chosen in work.prompts.batches(size, items=items):
-                found, own, other = work.split(work.judge, work.base, chosen, neurons=work.neurons > 0)
+            batches = work.prompts.batches(size, items=items)
+            for chosen, found in work.prompts.each(batches, partial(_split_and_try, work, half == 1)):
                 _keep(work, chosen, found)
                 if half == 0 and work.neurons:
                     sum_neurons(work, chosen, found)
-                elif half == 1:
-                    try_named(work, chosen, found, own=own, other=other)
                 work.prompts.done[list(chosen)] = True
                 bar.update(len(chosen))
+
+
+def _split_and_try(work: HeadWork, trying: bool, chosen: Sequence[int]) -> HeadSplit:
+    found, own, other = work.split(work.judge, work.base, chosen, neurons=work.neurons > 0)
+    if trying:
+        try_named(work, chosen, found, own=own, other=other)
+    return found
 
 
 _KEPT = tuple(f.name for f in fields(HeadSplit) if f.name not in ("neurons", "closing_error", "region_error"))
@@ -157,8 +168,8 @@ def _measure_controls(work: HeadWork, *, draws: int, limit: int | None, size: in
         return
     with progress_bar(draws * len(chosen), title="TuCo by head of a random change", shown=progress) as bar:
         for draw, (_, judge) in enumerate(random_judges(prompts.pair, draws=draws, seed=work.seed)):
-            for some in prompts.batches(size, items=chosen):
-                found, _, _ = work.split(judge, work.base, some)
+            batches = prompts.batches(size, items=chosen)
+            for some, (found, _, _) in prompts.each(batches, partial(work.split, judge, work.base)):
                 for name, values in (
                     ("control_head_push", found.head_push),
                     ("control_region_push", found.region_push.sum((1, 2))),
@@ -206,7 +217,7 @@ def _assemble(work: HeadWork, *, parameters: dict[str, object], started: float) 
         seed=work.seed,
         wall_time_s=time.perf_counter() - started,
         noise_floor=work.noise,
-        warnings=prompts.encoded.notes,
+        warnings=prompts.warnings,
         not_measured=prompts.notes,
     )
     return HeadsResult(**axes, **fixed, **arrays, meta=meta)

@@ -30,6 +30,7 @@ from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, run_meta
+from workbench.tokens import TokenBatch
 
 _NAMES = ("finetuned_norm", "pretrained_norm", "push", "gap")
 
@@ -106,7 +107,7 @@ def compare_levels(
         seed=seed,
         wall_time_s=time.perf_counter() - started,
         edits=[f"{name}: {other.identity()['judge']['fingerprint']}" for name, other in others.items()],
-        warnings=prompts.encoded.notes,
+        warnings=prompts.warnings,
         not_measured=prompts.notes,
     )
     return LevelsResult(
@@ -150,22 +151,32 @@ def _measure(
 ) -> None:
     """Step 2: every level on a batch before the next batch, so that an interrupted run stays paired."""
     with progress_bar(len(prompts), title="TuCo beside reference levels", shown=progress) as bar:
-        for chosen in prompts.batches(batch_size):
-            batch = prompts.batch(chosen)
-            for index, level in enumerate(levels):
-                row = measure_prompts(level.judge, level.base, batch, choices=choices).row
-                found = {
-                    "finetuned_norm": row["finetuned_norm"],
-                    "pretrained_norm": row["pretrained_norm"],
-                    "push": row["finetuned_push"].sum(-1),
-                    "gap": row["judge_gap"],
-                }
+        for chosen, rows in prompts.each(
+            prompts.batches(batch_size), lambda chosen: _rows(levels, prompts.batch(chosen), choices=choices)
+        ):
+            for index, found in enumerate(rows):
                 for name, values in found.items():
                     arrays[name][index, list(chosen)] = prompts.by_item(values)
-                if level.kind == ITSELF:
-                    check_null(float(found["finetuned_norm"].max()))
             prompts.done[list(chosen)] = True
             bar.update(len(chosen))
+
+
+def _rows(levels: Sequence[_Level], batch: TokenBatch, *, choices: Choices) -> list[dict[str, np.ndarray]]:
+    """Measure one batch on every level."""
+    rows = []
+    for level in levels:
+        row = measure_prompts(level.judge, level.base, batch, choices=choices).row
+        if level.kind == ITSELF:
+            check_null(float(row["finetuned_norm"].max()))
+        rows.append(
+            {
+                "finetuned_norm": row["finetuned_norm"],
+                "pretrained_norm": row["pretrained_norm"],
+                "push": row["finetuned_push"].sum(-1),
+                "gap": row["judge_gap"],
+            }
+        )
+    return rows
 
 
 def _check_others(pair: Pair, others: Mapping[str, Pair]) -> None:

@@ -18,6 +18,7 @@ pushes don't add up to the gap.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ def compare_stages(
             seed=seed,
             wall_time_s=time.perf_counter() - started,
             edits=[f"{name}: {pair.identity()['judge']['fingerprint']}" for name, pair in named.items()],
-            warnings=prompts.encoded.notes,
+            warnings=prompts.warnings,
             not_measured=prompts.notes,
         ),
     )
@@ -181,9 +182,9 @@ def _clamped(work: _Work, batch: TokenBatch) -> _Clamped:
 def _measure(work: _Work, *, batch_size: int, progress: bool) -> None:
     prompts = work.prompts
     with progress_bar(len(prompts), title="TuCo by stage", shown=progress) as bar:
-        for chosen in prompts.batches(batch_size):
-            found = _clamped(work, prompts.batch(chosen))
-            for name, values in _row(work, found).items():
+        batches = prompts.batches(batch_size)
+        for chosen, row in prompts.each(batches, lambda chosen: _row(work, _clamped(work, prompts.batch(chosen)))):
+            for name, values in row.items():
                 item_axis = 1 if name in _BY_STAGE else 0
                 np.moveaxis(work.arrays[name], item_axis, 0)[list(chosen)] = np.moveaxis(values, item_axis, 0)
             prompts.done[list(chosen)] = True
@@ -243,17 +244,22 @@ def _measure_controls(
         for draw in range(draws):
             random = [(k, random_delta_pair(step, seed=seed + draw + 1000 * k)) for k, step in steps]
             judges = [(k, HooksBackend(pair.judge, anatomies[k])) for k, pair in random]
-            for some in prompts.batches(batch_size, items=chosen):
-                batch = prompts.batch(some)
-                found = _clamped(work, batch)
-                for k, judge in judges:
-                    output = contributions(found.side, judge, batch, parts=work.parts, how=work.how).base_outputs
-                    write = output.float() - found.outputs[k].float()
-                    norm = shares.vector_norm(_seen(work, found, write).sum(1), norm=work.norm)
-                    push = _pushes(write, found.readout.direction).sum(-1)
-                    work.arrays["control_norm"][k, draw, list(some)] = prompts.by_item(norm)
-                    work.arrays["control_push"][k, draw, list(some)] = prompts.by_item(push)
+            batches = prompts.batches(batch_size, items=chosen)
+            for some, _ in prompts.each(batches, partial(_control, work, draw, judges)):
                 bar.update(len(some))
+
+
+def _control(work: _Work, draw: int, judges: Sequence[tuple[int, HooksBackend]], some: Sequence[int]) -> None:
+    """Measure one batch under the random changes of one draw, stage by stage."""
+    batch = work.prompts.batch(some)
+    found = _clamped(work, batch)
+    for k, judge in judges:
+        output = contributions(found.side, judge, batch, parts=work.parts, how=work.how).base_outputs
+        write = output.float() - found.outputs[k].float()
+        norm = shares.vector_norm(_seen(work, found, write).sum(1), norm=work.norm)
+        push = _pushes(write, found.readout.direction).sum(-1)
+        work.arrays["control_norm"][k, draw, list(some)] = work.prompts.by_item(norm)
+        work.arrays["control_push"][k, draw, list(some)] = work.prompts.by_item(push)
 
 
 def _random_steps(work: _Work) -> Iterator[tuple[int, Pair]]:

@@ -20,6 +20,7 @@ anything, or if taking out the named place does no more than another.
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -131,8 +132,13 @@ def attribute_paths(
 
 def _numerics(work: PathWork, *, size: int) -> None:
     """Step 1: the judge against itself is exactly 0; its gap in another batch shape is the noise floor."""
+    first = next(iter(work.prompts.batches(max(size, 2))))[:2]
+    noise = work.prompts.on_some(first, partial(_against_itself, work))
+    work.precision = replace(work.precision, noise=noise)
+
+
+def _against_itself(work: PathWork, chosen: Sequence[int]) -> float:
     prompts, pair = work.prompts, work.prompts.pair
-    chosen = next(iter(prompts.batches(max(size, 2))))[:2]
     trapezoid = Precision(nodes=1, max_nodes=1, tolerance=1.0)
     _, found = work.measure(identical_pair(pair), chosen, precision=trapezoid)
     largest = float(np.abs(found.by_token).max())
@@ -146,7 +152,7 @@ def _numerics(work: PathWork, *, size: int) -> None:
     batch, own = prompts.batch(chosen), Scaling(1.0)
     together = read_under(pair, batch, scaling=own, readout=work.readout)
     alone = [read_under(pair, batch.row(k), scaling=own, readout=work.readout)[0] for k in range(len(batch))]
-    work.precision = replace(work.precision, noise=float(np.abs(together - np.array(alone)).max()))
+    return float(np.abs(together - np.array(alone)).max())
 
 
 def _measure_items(work: PathWork, *, size: int, progress: bool) -> None:
@@ -156,13 +162,18 @@ def _measure_items(work: PathWork, *, size: int, progress: bool) -> None:
         for half, items in enumerate(work.halves):
             if half == 1 and items:
                 _name(work)
-            for chosen in prompts.batches(size, items=items):
-                ends, found = work.measure(prompts.pair, chosen, precision=work.precision)
+            batches = prompts.batches(size, items=items)
+            for chosen, (ends, found) in prompts.each(batches, partial(_attribute, work, half == 1)):
                 _keep(work, chosen, ends, found)
-                if half == 1:
-                    _take_out(work, chosen, ends)
                 prompts.done[list(chosen)] = True
                 bar.update(len(chosen))
+
+
+def _attribute(work: PathWork, trying: bool, chosen: Sequence[int]) -> tuple[Ends, Attribution]:
+    ends, found = work.measure(work.prompts.pair, chosen, precision=work.precision)
+    if trying:
+        _take_out(work, chosen, ends)
+    return ends, found
 
 
 def _keep(work: PathWork, chosen: Sequence[int], ends: Ends, found: Attribution) -> None:
@@ -229,8 +240,8 @@ def _measure_controls(work: PathWork, *, draws: int, limit: int | None, size: in
     work.arrays["control_outside"] = np.full((draws, *work.arrays["judge_gap"].shape), np.nan)
     with progress_bar(draws * len(chosen), title="TuCo along the path, random changes", shown=progress) as bar:
         for draw, (control, _) in enumerate(random_judges(prompts.pair, draws=draws, seed=work.seed)):
-            for some in prompts.batches(size, items=chosen):
-                ends, found = work.measure(control, some, precision=precision)
+            batches = prompts.batches(size, items=chosen)
+            for some, (ends, found) in prompts.each(batches, partial(work.measure, control, precision=precision)):
                 work.arrays["control_attribution"][draw, list(some)] = work.by_region(some, found.by_token)
                 work.arrays["control_outside"][draw, list(some)] = prompts.by_item(ends.embedding + ends.head)
                 bar.update(len(some))
@@ -266,7 +277,7 @@ def _assemble(work: PathWork, *, parameters: dict[str, object], wall_time_s: flo
             seed=work.seed,
             wall_time_s=wall_time_s,
             noise_floor=work.precision.noise,
-            warnings=prompts.encoded.notes,
+            warnings=prompts.warnings,
             not_measured=prompts.notes,
         ),
     )

@@ -17,6 +17,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def scale(
             wall_time_s=time.perf_counter() - started,
             noise_floor=work.noise,
             edits=[f"{name}: {scaling.label()} ({scaling.fingerprint()})" for name, scaling in curves.items()],
-            warnings=prompts.encoded.notes,
+            warnings=prompts.warnings,
             not_measured=prompts.notes,
         ),
     )
@@ -201,7 +202,10 @@ class _Work:
 
     def check(self) -> None:
         """Step 1: the ends are the models, and what rounding does to a gap."""
-        batch = self.prompts.batch(self.batches()[0])
+        self.prompts.on_some(self.batches()[0], self._check)
+
+    def _check(self, items: Sequence[int]) -> None:
+        batch = self.prompts.batch(items)
         check_ends(self.pair, batch, ids=self.ids)
         try:
             self.noise = noise_gap(self.pair, batch, alphas=self.alphas, ids=self.ids)
@@ -211,14 +215,17 @@ class _Work:
     def measure_items(self) -> None:
         """Step 2 on every item."""
         with self.bar(len(self.prompts), "scaling") as bar:
-            for chosen in self.batches():
-                batch = self.prompts.batch(chosen)
-                ends = {side: own_point(self.pair.executor(side), batch, ids=self.ids) for side in _SIDES}
+            for chosen, (ends, points) in self.prompts.each(self.batches(), self._item_points):
                 for k, side in enumerate(_SIDES):
                     self.own[k][:, list(chosen)] = self._by_item(np.array(ends[side]))
-                self._store(self.points, chosen, self._curves(self.pair, batch, own=ends[self.ends]))
+                self._store(self.points, chosen, points)
                 self.prompts.done[list(chosen)] = True
                 bar.update(len(chosen))
+
+    def _item_points(self, chosen: Sequence[int]) -> tuple[dict[Side, Point], np.ndarray]:
+        batch = self.prompts.batch(chosen)
+        ends: dict[Side, Point] = {s: own_point(self.pair.executor(s), batch, ids=self.ids) for s in _SIDES}
+        return ends, self._curves(self.pair, batch, own=ends[self.ends])
 
     def measure_weights(self) -> None:
         """Step 3: the line between the weights, alpha by alpha, so that one model more is in memory at a time."""
@@ -237,12 +244,16 @@ class _Work:
 
     def _measure_control(self, control: Pair, executor: HooksBackend, items: Sequence[int], *, bar: tqdm) -> None:
         points, own = np.full_like(self.points, np.nan), np.full_like(self.own[0], np.nan)
-        for chosen in self.batches(items):
+
+        def run(chosen: Sequence[int]) -> tuple[Point, np.ndarray]:
             batch = self.prompts.batch(chosen)
             judge = own_point(executor, batch, ids=self.ids)
-            own[:, list(chosen)] = self._by_item(np.array(judge))
             known = judge if self.ends == "judge" else own_point(self.pair.executor("base"), batch, ids=self.ids)
-            self._store(points, chosen, self._curves(control, batch, own=known))
+            return judge, self._curves(control, batch, own=known)
+
+        for chosen, (judge, values) in self.prompts.each(self.batches(items), run):
+            own[:, list(chosen)] = self._by_item(np.array(judge))
+            self._store(points, chosen, values)
             bar.update(len(chosen))
         if self.weights:
             self._along_weights(control, points, items=items)
@@ -286,11 +297,13 @@ class _Work:
         for k, alpha in enumerate(self.alphas):
             model = interpolated_judge(pair, alpha=alpha, ends=self.ends)
             executor = HooksBackend(model, self.pair.anatomy("judge"))
-            for chosen in self.batches(items):
-                point = own_point(executor, self.prompts.batch(chosen), ids=self.ids)
+            for chosen, point in self.prompts.each(self.batches(items), partial(self._own_point, executor)):
                 points[:, -1, k, list(chosen)] = self._by_item(np.array(point))
                 if bar is not None:
                     bar.update(len(chosen))
+
+    def _own_point(self, executor: HooksBackend, chosen: Sequence[int]) -> Point:
+        return own_point(executor, self.prompts.batch(chosen), ids=self.ids)
 
     def _store(self, points: np.ndarray, chosen: Sequence[int], values: np.ndarray) -> None:
         """Write ``[number curve alpha prompt]`` to its items."""

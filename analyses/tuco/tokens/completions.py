@@ -218,11 +218,14 @@ def _generated(prompts: Prompts, *, max_new_tokens: int, batch_size: int) -> Com
     asked = _encoded(prompts, bare)
     rows: dict[int, _Row] = {}
     said = [UNREAD] * len(bare)
-    for chosen in prompts.batches(batch_size):
-        indices = prompts.rows_of(chosen)
-        batch = asked.batch(indices, device=pair.device)
+
+    def generate(chosen: Sequence[int]) -> list[list[int]]:
+        batch = asked.batch(prompts.rows_of(chosen), device=pair.device)
         out = pair.executor("judge").generate(batch, max_new_tokens=max_new_tokens)
-        for index, new in zip(indices, out[:, batch.ids.shape[1] :].tolist(), strict=True):
+        return out[:, batch.ids.shape[1] :].tolist()
+
+    for chosen, news in prompts.each(prompts.batches(batch_size), generate):
+        for index, new in zip(prompts.rows_of(chosen), news, strict=True):
             rows[index], said[index] = _own_row(pair, prompts.encoded.prompts[index], bare[index], new)
     return _completed(prompts, [rows[index] for index in range(len(bare))], said)
 

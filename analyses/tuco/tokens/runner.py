@@ -19,6 +19,7 @@ itself gives anything but 0, or if a random judge's regions are found to stand o
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -197,11 +198,15 @@ class _Work:
 def _numerics(work: _Work, *, batch_size: int) -> None:
     """Step 5a: the judge against itself is exactly 0 in the same shape; in another shape it is the noise floor."""
     judge = work.prompts.pair.executor("judge")
-    first = next(work.prompts.batches(batch_size))[:1]
-    found = work.measure(judge, judge, first)
-    work.identical = max(float(prompt.values.finetuned_depth.max(initial=0.0)) for prompt in found)
-    check_null(work.identical)
-    work.noise = noise_of_tokens(judge, work.prompts.batch(first), parts=work.parts, gauge=work.gauge, how=work.how)
+
+    def against_itself(first: Sequence[int]) -> tuple[float, float]:
+        found = work.measure(judge, judge, first)
+        identical = max(float(prompt.values.finetuned_depth.max(initial=0.0)) for prompt in found)
+        check_null(identical)
+        batch = work.prompts.batch(first)
+        return identical, noise_of_tokens(judge, batch, parts=work.parts, gauge=work.gauge, how=work.how)
+
+    work.identical, work.noise = work.prompts.on_some(next(work.prompts.batches(batch_size))[:1], against_itself)
 
 
 def _measure_items(work: _Work, *, batch_size: int, progress: bool) -> None:
@@ -209,8 +214,7 @@ def _measure_items(work: _Work, *, batch_size: int, progress: bool) -> None:
     prompts = work.prompts
     judge, base = prompts.pair.executor("judge"), prompts.pair.executor("base")
     with progress_bar(len(prompts), title="TuCo by token", shown=progress) as bar:
-        for chosen in prompts.batches(batch_size):
-            found = work.measure(judge, base, chosen)
+        for chosen, found in prompts.each(prompts.batches(batch_size), partial(work.measure, judge, base)):
             for index, prompt in zip(prompts.rows_of(chosen), found, strict=True):
                 item, order = divmod(index, len(prompts.orders))
                 for name, values in region_means(prompt, work.regions).items():
@@ -239,8 +243,9 @@ def _measure_controls(
     work.arrays |= {f"control_{name}": values for name, values in blank.items()}
     with progress_bar(draws * len(chosen), title="TuCo by token, random changes", shown=progress) as bar:
         for draw, (_, judge) in enumerate(random_judges(prompts.pair, draws=draws, seed=seed)):
-            for some in prompts.batches(batch_size, items=chosen):
-                for index, prompt in zip(prompts.rows_of(some), work.measure(judge, base, some), strict=True):
+            batches = prompts.batches(batch_size, items=chosen)
+            for some, found in prompts.each(batches, partial(work.measure, judge, base)):
+                for index, prompt in zip(prompts.rows_of(some), found, strict=True):
                     item, order = divmod(index, len(prompts.orders))
                     means = region_means(prompt, work.regions)
                     for name in names:
@@ -303,7 +308,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], seed: int, wall_tim
             seed=seed,
             wall_time_s=wall_time_s,
             noise_floor=work.noise,
-            warnings=work.rows.encoded.notes,
+            warnings=prompts.warnings,
             not_measured=prompts.notes,
         ),
     )

@@ -32,6 +32,10 @@ def pair(request):
     return tiny_pair(architecture=request.param, n_layers=3, change=scaled_noise(0.2))
 
 
+def noise_like(clean):
+    return np.random.default_rng(0).standard_normal(tuple(clean.finetuned.shape))
+
+
 def attacked(pair, *, granularity="block", indices=(0, 1, 5, 8)):
     """Return the attacked run of a few prompts of mixed length, its gap, and the same prompts' clean contributions."""
     variants = attack_variants(ITEMS, attack=ATTACK, benign=BENIGN, tokenizer=pair.tokenizer, format=pair.format)
@@ -130,7 +134,7 @@ def test_where_one_block_is_tuned_it_alone_carries_all():
     """Only the last block has an F: patching it is patching all, and without its F the verdict is the base's."""
     pair = tiny_pair(change=scaled_noise(0.3, only="layers.1."), n_layers=2)
     run, gap, clean = attacked(pair)
-    gaps = patched_gaps(run, clean=clean, other=clean, chosen=1, seed=[0])
+    gaps = patched_gaps(run, clean=clean, other=clean, chosen=1, noise=noise_like(clean))
     np.testing.assert_allclose(gaps.one[:, 1], run.with_all(clean.finetuned), atol=1e-5)
     np.testing.assert_allclose(gaps.one[:, 0], gap, atol=1e-5)
     np.testing.assert_allclose(gaps.first[:, 0], gap, atol=1e-5)
@@ -147,7 +151,7 @@ def test_the_random_control_moves_each_write_as_far_as_the_clean_component_does(
     seen = []
     plain = AttackedRun.with_all
     monkeypatch.setattr(AttackedRun, "with_all", lambda self, f: (seen.append(f), plain(self, f))[1])
-    patched_gaps(run, clean=clean, other=clean, chosen=0, seed=[3])
+    patched_gaps(run, clean=clean, other=clean, chosen=0, noise=noise_like(clean))
     moved = [(other - run.found.finetuned).norm(dim=-1) for other in (seen[0], clean.finetuned)]
     torch.testing.assert_close(*moved)
     assert torch.equal(seen[1], clean.finetuned)
