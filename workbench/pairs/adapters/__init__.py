@@ -1,7 +1,14 @@
 """Judges that are an adapter on the base's own weights."""
 
-from workbench.pairs.adapters.attach import attach_adapter, split_peft
+from workbench.pairs.adapters.attach import (
+    adapter_type,
+    attach_adapter,
+    live_adapter_type,
+    live_judge,
+    split_peft,
+)
 from workbench.pairs.adapters.changes import TunedParameter, merged_tensors, tuned_parameters, weight_change
+from workbench.pairs.adapters.kinds import AdapterKind, adapter_kind, adapter_kinds
 from workbench.pairs.adapters.layers import (
     Factors,
     is_plain_lora,
@@ -11,8 +18,17 @@ from workbench.pairs.adapters.layers import (
     untuned_name,
 )
 from workbench.pairs.adapters.merging import MergeError, merge_error
+from workbench.pairs.adapters.plain import merged_copy, without_adapters
 
 __all__ = [
+    "AdapterKind",
+    "adapter_kind",
+    "adapter_kinds",
+    "adapter_type",
+    "live_adapter_type",
+    "live_judge",
+    "merged_copy",
+    "without_adapters",
     "Factors",
     "MergeError",
     "TunedParameter",

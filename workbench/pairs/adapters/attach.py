@@ -3,26 +3,42 @@
 The judge is a structural clone of the base that shares every parameter tensor, with the adapter
 injected into the clone. The base therefore stays an untouched Hugging Face module, nothing has to
 be toggled, and no run can see the wrong adapter state.
+
+peft freezes parameters, and some kinds write into them while loading: PiSSA and OLoRA take their product
+out of the weights, and files may hold an embedding or biases of their own. So the clone first gets parameter
+objects of its own, on the base's storage where nothing writes and on a copy where something may; what
+comes out unchanged is put back, object by object.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from workbench.errors import CheckpointError, PairMismatch
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs.adapters.layers import tuner_layers
+from workbench.pairs.adapters.growth import grow_vocabulary
+from workbench.pairs.adapters.kinds import require_supported
+from workbench.pairs.adapters.landing import require_landed
+from workbench.pairs.adapters.layers import is_plain_lora, lora_factors, tuner_layers, untuned_name
+from workbench.pairs.adapters.plain import without_adapters
+from workbench.pairs.quantised import is_quantised
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+"""What peft puts before the names of the wrapped model."""
+_PEFT_REFUSES = (ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError)
+"""What peft raises when an adapter doesn't fit; it has no error of its own."""
+_REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations of LoRA that write into the weights they sit on."""
 
 
 def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -33,45 +49,61 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
         folder: Local adapter folder with ``adapter_config.json`` and safetensors weights.
 
     Raises:
-        CheckpointError: The adapter's weights are a pickle or are missing.
+        CheckpointError: The adapter's weights are a pickle or are missing, or its kind can't be a judge.
         PairMismatch: The adapter doesn't fit this base, or its weights didn't land.
     """
     _require_safetensors(folder)
-    kind = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("peft_type")
-    if kind != "LORA":
-        raise CheckpointError(
-            "this kind of adapter isn't supported yet.",
-            argument="judge",
-            got=kind,
-            allowed=["LORA"],
-            fix="Merge it into a full checkpoint.",
-        )
-    clone = weight_sharing_shadow(base)
-    trainable = [
-        (parameter, parameter.requires_grad) for parameter in base.parameters()
-    ]  # peft freezes what the clone shares
+    adapter_type(folder)
+    stored = load_file(folder / ADAPTER_WEIGHTS)
     try:
-        wrapped = PeftModel.from_pretrained(clone, str(folder), is_trainable=False)
-    except (ValueError, RuntimeError) as err:
+        config = PeftConfig.from_pretrained(str(folder))
+        own = _own_parameters(base, {untuned_name(key.removeprefix(_PREFIX)) for key in stored}, config)
+        clone = weight_sharing_shadow(base, replace=own)
+        with torch.random.fork_rng(devices=_gpus(base)):  # new rows and factors are drawn before they are loaded
+            grow_vocabulary(clone, {key.removeprefix(_PREFIX): value for key, value in stored.items()}, config)
+            wrapped = PeftModel.from_pretrained(clone, str(folder), is_trainable=False)
+    except _PEFT_REFUSES as err:
         raise PairMismatch(
             "this adapter doesn't fit the base model.",
             argument="judge",
             got=f"{folder} ({_first_line(err)})",
             fix="Load it on the base named in its adapter_config.json.",
         ) from err
-    finally:
-        for parameter, flag in trainable:
-            parameter.requires_grad_(flag)
-    _require_landed(wrapped, folder)
-    return cast(PreTrainedModel, wrapped.get_base_model()).eval()
+    require_landed(wrapped, stored, folder=folder)
+    _require_fitting_factors(wrapped)
+    judge = cast(PreTrainedModel, wrapped.get_base_model()).eval()
+    _put_back(judge, {id(mine): original for original, mine in own.items()})
+    return judge
 
 
-def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return (base, judge) of a live PEFT model; both share its weights and the model itself isn't changed.
+def adapter_type(folder: Path) -> str:
+    """Return the kind of the adapter in a folder: peft's name in lower case.
 
     Raises:
-        PairMismatch: No adapter is active, or the model carries something other than LoRA.
+        CheckpointError: It can't be a judge.
     """
+    return require_supported(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+
+
+def live_adapter_type(model: PeftModel) -> str:
+    """Return the kind of the adapters that are active in a live model.
+
+    Raises:
+        CheckpointError: One of them can't be a judge.
+    """
+    active = dict.fromkeys(model.active_adapters)
+    kinds = {require_supported(model.peft_config[name].to_dict()) for name in active}
+    return "+".join(sorted(kinds))
+
+
+def live_judge(model: PeftModel) -> PreTrainedModel:
+    """Return the module of a live PEFT model, checked but not changed.
+
+    Raises:
+        CheckpointError: Its kind of adapter can't be a judge.
+        PairMismatch: No adapter is active, or it is merged.
+    """
+    live_adapter_type(model)
     judge = cast(PreTrainedModel, model.get_base_model())
     layers = list(tuner_layers(judge))
     if not layers or any(layer.disable_adapters or not layer.active_adapters for _, layer in layers):
@@ -87,29 +119,80 @@ def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
             argument="judge",
             fix="Call `unmerge_adapter()` first.",
         )
-    return _without_adapters(judge), judge
+    return judge
 
 
-def _without_adapters(judge: PreTrainedModel) -> PreTrainedModel:
-    """Return a weight-sharing clone with every adapter layer replaced by the layer it wraps."""
-    clone = weight_sharing_shadow(judge)
-    for name, child in list(clone.named_modules()):
-        if isinstance(child, BaseTunerLayer):
-            _replace(clone, name, child.get_base_layer())
-        elif isinstance(child, ModulesToSaveWrapper):
-            _replace(clone, name, child.original_module)
-        elif isinstance(child, AuxiliaryTrainingWrapper):
+def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Return (base, judge) of a live PEFT model; both share its weights and the model itself isn't changed.
+
+    Raises:
+        CheckpointError: Its kind of adapter can't be a judge.
+        PairMismatch: No adapter is active, it is merged, or training wrote into the base's own weights.
+    """
+    judge = live_judge(model)
+    for name in dict.fromkeys(model.active_adapters):
+        config = model.peft_config[name].to_dict()
+        biased = config.get("bias", "none") != "none" and any(n.endswith(".bias") for n, _ in judge.named_parameters())
+        written = "weights" if _rewrites(config) else "biases" if biased else ""
+        if written:
             raise PairMismatch(
-                "this adapter wraps modules in a way that can't be undone yet.",
-                argument="judge",
-                got=type(child).__name__,
+                f"this adapter wrote into the {written} of the model it sits on, so the base isn't in it any more.",
+                argument="base",
+                got=f"bias={config.get('bias')!r}, init_lora_weights={config.get('init_lora_weights')!r}",
+                fix="Name the base as well: load_pair(base, peft_model).",
             )
-    return clone
+    return without_adapters(judge), judge
 
 
-def _replace(root: nn.Module, name: str, child: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, child)
+def _own_parameters(base: PreTrainedModel, written: set[str], config: PeftConfig) -> dict[Tensor, Tensor]:
+    """Return a parameter of the clone's own for every parameter of the base; a copy where loading may write."""
+    if _rewrites(config.to_dict()):
+        targets = [name for name, _ in base.named_modules() if check_target_module_exists(config, name)]
+        written = written | {f"{name}.weight" for name in targets}
+    copied = {id(p) for name, p in base.named_parameters(remove_duplicate=False) if name in written}
+    return {
+        p: nn.Parameter(p.detach().clone() if id(p) in copied else p.detach(), requires_grad=p.requires_grad)
+        for p in base.parameters()
+        if not is_quantised(p)  # codes are read-only to peft, and their scales hang on the parameter
+    }
+
+
+def _rewrites(config: Mapping[str, Any]) -> bool:
+    start = config.get("init_lora_weights")
+    return isinstance(start, str) and start.lower().startswith(_REWRITING)
+
+
+def _require_fitting_factors(wrapped: PeftModel) -> None:
+    """Refuse LoRA factors of the wrong shape; peft's OLoRA makes them on GPT-2's transposed matrices."""
+    for name, layer in tuner_layers(wrapped.get_base_model()):
+        width = getattr(layer, "in_features", None)
+        for a, _, _ in lora_factors(layer) if is_plain_lora(layer) and width is not None else ():
+            if a.shape[1] != width:
+                raise PairMismatch(
+                    "the adapter's factors don't fit the matrix they sit on, so the judge can't run.",
+                    argument="judge",
+                    got=f"{name}: down projection {tuple(a.shape)}, input width {width}",
+                    fix="peft's OLoRA start doesn't support GPT-2's transposed matrices: use another start.",
+                )
+
+
+def _put_back(judge: nn.Module, originals: Mapping[int, Tensor]) -> None:
+    """Give the judge the base's own parameter objects wherever loading left the values alone."""
+    for module in judge.modules():
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            original = originals.get(id(parameter))
+            if original is not None and _unchanged(parameter, original):
+                setattr(module, leaf, original)
+
+
+def _unchanged(parameter: Tensor, original: Tensor) -> bool:
+    if parameter.shape != original.shape or parameter.dtype != original.dtype:
+        return False
+    return parameter.data_ptr() == original.data_ptr() or torch.equal(parameter.detach(), original.detach())
+
+
+def _gpus(model: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -125,35 +208,6 @@ def _require_safetensors(folder: Path) -> None:
         allowed=[ADAPTER_WEIGHTS],
         fix="Save the adapter again with safetensors.",
     )
-
-
-def _require_landed(wrapped: PeftModel, folder: Path) -> None:
-    """Compare every tensor of the adapter file with what the model now holds; peft only warns."""
-    stored = load_file(folder / ADAPTER_WEIGHTS)
-    name = str(wrapped.active_adapter)
-    held = {_stored_key(key, name): p for key, p in wrapped.named_parameters(remove_duplicate=False)}
-    missing = sorted(key for key in stored if key not in held)
-    wrong = sorted(
-        key
-        for key, value in stored.items()
-        if key in held and not torch.equal(held[key].detach().cpu(), value.to(held[key].dtype).cpu())
-    )
-    expected = {key for key in held if ".lora_" in key}
-    untouched = sorted(expected - set(stored))
-    if missing or wrong or untouched:
-        raise PairMismatch(
-            "the adapter's weights did not land in the base model.",
-            argument="judge",
-            got=f"{len(missing)} without a place {missing[:3]}, {len(wrong)} different {wrong[:3]}, "
-            f"{len(untouched)} left at their initial value {untouched[:3]}",
-            fix="Load the adapter on the base it was trained on, with the peft version that saved it.",
-        )
-
-
-def _stored_key(key: str, adapter: str) -> str:
-    """Return the name under which peft stores the parameter that a wrapped model calls ``key``."""
-    key = key.replace(f".modules_to_save.{adapter}.", ".")
-    return key.replace(f".{adapter}.", ".").removesuffix(f".{adapter}")
 
 
 def _first_line(err: Exception) -> str:

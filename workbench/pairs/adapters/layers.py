@@ -33,7 +33,7 @@ def tuner_layers(module: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
 
 
 def is_plain_lora(layer: BaseTunerLayer) -> bool:
-    """Return whether what a layer adds is exactly its products ``scale * b @ a``: LoRA without DoRA or other variants."""
+    """Return whether a layer adds exactly its products ``scale * b @ a``: LoRA without DoRA or other variants."""
     if not isinstance(layer, LoraLayer) or isinstance(layer, AdaLoraLayer | ParamWrapper):
         return False
     active = set(layer.active_adapters)

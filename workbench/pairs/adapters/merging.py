@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from workbench.pairs.adapters.layers import tuner_layers
+from workbench.pairs.quantised import is_quantised
 
 
 class MergeError(NamedTuple):
@@ -49,4 +50,6 @@ def _layer_merge_error(layer: BaseTunerLayer, generator: torch.Generator) -> flo
 
 
 def _is_matrix(layer: BaseTunerLayer) -> bool:
-    return isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear | Conv1D)
+    plain = layer.get_base_layer()
+    matrix = isinstance(layer, LoraLayer) and isinstance(plain, nn.Linear | Conv1D)
+    return matrix and not is_quantised(cast(Tensor, plain.weight))  # codes can't be added to

@@ -1,0 +1,113 @@
+"""Plain Hugging Face modules from a judge with adapter layers: its base, and itself merged."""
+
+from typing import TypeVar, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from workbench.errors import PairMismatch
+from workbench.hooks import weight_sharing_shadow
+from workbench.pairs.adapters.changes import merged_tensors
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def without_adapters(judge: M) -> M:
+    """Return a weight-sharing clone with every adapter layer replaced by the module it wraps.
+
+    Raises:
+        PairMismatch: A module is wrapped in a way that can't be undone.
+    """
+    clone = weight_sharing_shadow(judge)
+    _unwrap(clone, merged=None)
+    return _forget_peft(clone)
+
+
+def merged_copy(judge: PreTrainedModel) -> PreTrainedModel:
+    """Return the judge as a plain module of its class: merged tensors where the adapter acts, the rest shared.
+
+    Merging is done in float32 and rounded once, to the dtype of the tensor it replaces. Where only one
+    of two tied tensors changes, they are no longer tied, and the copy's config says so.
+
+    Args:
+        judge: Judge with adapter layers; a plain model gives a plain weight-sharing clone.
+
+    Raises:
+        PairMismatch: This kind of adapter can't be merged exactly.
+    """
+    clone = weight_sharing_shadow(judge)
+    _unwrap(clone, merged={})
+    if _head_is_tied(judge) and not _head_is_tied(clone):
+        clone.config.tie_word_embeddings = False
+        clone.all_tied_weights_keys = {}
+    return _forget_peft(clone)
+
+
+def _unwrap(root: nn.Module, *, merged: dict[int, list[nn.Parameter]] | None) -> None:
+    """Replace wrappers below ``root``; ``merged`` collects new parameters by what they replace, None merges none."""
+    for name, child in list(root.named_children()):
+        plain = _unwrapped(child, merged=merged)
+        if plain is not child:
+            setattr(root, name, plain)
+        _unwrap(plain, merged=merged)
+
+
+def _unwrapped(child: nn.Module, *, merged: dict[int, list[nn.Parameter]] | None) -> nn.Module:
+    if isinstance(child, ModulesToSaveWrapper):
+        tuned = merged is not None and child.active_adapters and not child.disable_adapters
+        kept = child.modules_to_save[child.active_adapters[0]] if tuned else child.original_module
+        return _unwrapped(cast(nn.Module, kept), merged=merged)
+    if isinstance(child, TrainableTokensWrapper):
+        return _unwrapped(child.token_adapter, merged=merged)
+    if isinstance(child, AuxiliaryTrainingWrapper):
+        raise PairMismatch(
+            "this adapter wraps modules in a way that can't be undone.", argument="judge", got=type(child).__name__
+        )
+    if not isinstance(child, BaseTunerLayer):
+        return child
+    plain = child.get_base_layer()
+    if merged is not None:
+        for leaf, value in merged_tensors(child).items():
+            _put(plain, leaf, value, merged)
+    return plain
+
+
+def _put(plain: nn.Module, leaf: str, value: Tensor, merged: dict[int, list[nn.Parameter]]) -> None:
+    held = dict(plain.named_parameters()).get(leaf)
+    if held is None:
+        raise PairMismatch(
+            "the adapter trains a bias that the base's module doesn't have, so a merged model has no place for it.",
+            argument="judge",
+            got=f"{leaf} of {type(plain).__name__}",
+            fix="Use the adapter as it is.",
+        )
+    rounded = value.to(held.dtype)
+    ties = merged.setdefault(id(held), [])
+    known = next((p for p in ties if torch.equal(p.detach(), rounded)), None)  # both ends of a tie, changed alike
+    if known is None:
+        known = nn.Parameter(rounded, requires_grad=held.requires_grad)
+        ties.append(known)
+    owner, _, last = leaf.rpartition(".")
+    setattr(plain.get_submodule(owner), last, known)
+
+
+def _head_is_tied(model: PreTrainedModel) -> bool:
+    ends = [cast(nn.Module | None, end) for end in (model.get_input_embeddings(), model.get_output_embeddings())]
+    weights = [None if end is None else _weight(end) for end in ends]
+    return weights[0] is not None and weights[0] is weights[1]
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """Return the parameter of a module or of the module it wraps; a wrapper's own ``weight`` may be computed."""
+    while isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+    return dict(module.named_parameters(recurse=False)).get("weight")
+
+
+def _forget_peft(clone: M) -> M:
+    if hasattr(clone, "peft_config"):
+        del clone.peft_config  # or transformers takes the plain module for one that carries an adapter
+    return clone
