@@ -42,9 +42,16 @@ def weight_sharing_shadow(module: M, *, replace: Mapping[Tensor, Tensor] | None 
         replace: Parameters or buffers that are another tensor in the clone, wherever they occur (ties stay tied).
     """
     other = {id(old): new for old, new in (replace or {}).items()}
-    return copy.deepcopy(
-        module, {id(tensor): other.get(id(tensor), tensor) for tensor in [*module.parameters(), *module.buffers()]}
-    )
+    shared = {id(tensor): other.get(id(tensor), tensor) for tensor in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, shared | {id(state): state for state in _quantiser_states(module)})
+
+
+def _quantiser_states(module: nn.Module) -> Iterator[object]:
+    """Yield what bitsandbytes keeps of a weight beside the parameter: scales, and the codes once more."""
+    for child in module.modules():
+        for state in (child.__dict__.get("state"), child.__dict__.get("quant_state")):
+            if type(state).__module__.startswith("bitsandbytes"):
+                yield state
 
 
 def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]":

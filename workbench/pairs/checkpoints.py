@@ -85,6 +85,7 @@ def load_checkpoint(
     module.eval()
     if quantisation is not None:
         quantised.require_quantised(module, source)
+        quantised.settle(module)
     elif place.device_map is None:
         module = module.to(place.device)
     return Checkpoint(module=module, unexpected=tuple(sorted(map(str, info["unexpected_keys"]))))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from workbench.pairs.quantised import coded_parts, is_quantised, quantised_layers
+
 _CHUNK = 1 << 22
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -25,7 +27,12 @@ def model_fingerprint(module: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters(), key=lambda pair: pair[0]):
+        if is_quantised(parameter):
+            continue
         digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|{_checksum(parameter)}\n".encode())
+    for name, layer in quantised_layers(module):
+        parts = (f"{name}.{part}|{_checksum(tensor)}\n" for part, tensor in coded_parts(layer))
+        digest.update("".join(parts).encode())
     digest.update(_config_text(module).encode())
     return digest.hexdigest()[:16]
 

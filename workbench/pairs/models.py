@@ -12,9 +12,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from workbench.errors import ParameterError
-from workbench.pairs import checkpoints, stored
-from workbench.pairs.adapters import attach_adapter, split_peft, tuner_layers
+from workbench.hooks import head_kind
+from workbench.pairs import checkpoints, heads, quantised, stored
+from workbench.pairs.adapters import (
+    adapter_type,
+    attach_adapter,
+    live_adapter_type,
+    live_judge,
+    split_peft,
+    tuner_layers,
+)
 from workbench.pairs.guards.adapters import adapter_guards
+from workbench.pairs.guards.heads import head_guards
 from workbench.pairs.guards.sources import adapter_base_guard, unexpected_guard
 from workbench.pairs.modules import attention_of, embedding_of, require_live
 from workbench.pairs.placement import Placement
@@ -32,6 +41,8 @@ class Loaded:
     """The fine-tuned model; shares the base's weights when it is an adapter."""
     kind: str
     """``"full"``, or the kind of adapter as peft calls it, in lower case: ``"lora"``."""
+    probe: bool = False
+    """Whether the base is read through the judge's classification head, having none of its own."""
     guards: tuple[Guard, ...] = ()
     """What only loading could see."""
 
@@ -52,24 +63,35 @@ def load_models(base: Source, judge: Source | None, place: Placement) -> Loaded:
     for source in (base, judge):
         if source is not None and source.live is None:
             stored.check_model(source)  # both, before minutes go into loading the first
+        elif source is not None:
+            quantised.settle(cast(nn.Module, source.live))
     if judge is None or isinstance(judge.live, PeftModel):
         return _live_adapter(base, judge, place)
     _require_plain(base.live)
-    loaded = _load(base, place)
-    module = loaded.module
     folder = None if judge.live is not None else checkpoints.adapter_folder(judge)
-    if folder is not None:
-        return Loaded(
-            base=module,
-            judge=attach_adapter(module, folder),
-            kind="lora",
-            guards=(*_left_out(base, loaded), *adapter_guards(folder, base.label), *_trained_on(folder, base)),
-        )
-    alike = replace(place, dtype=embedding_of(module).dtype, attention=attention_of(module))
-    tuned = _load(judge, alike)
-    return Loaded(
-        base=module, judge=tuned.module, kind="full", guards=(*_left_out(base, loaded), *_left_out(judge, tuned))
-    )
+    kind = heads.stored_kind(judge, place) if folder is None else heads.adapter_kind(folder)
+    heads.require_comparable(heads.stored_kind(base, place), kind)
+    loaded = _load(base, place)
+    return _full(base, judge, place, loaded) if folder is None else _adapter(base, folder, loaded)
+
+
+def _full(base: Source, judge: Source, place: Placement, loaded: checkpoints.Checkpoint) -> Loaded:
+    module = loaded.module
+    tuned = _load(judge, replace(place, dtype=embedding_of(module).dtype, attention=attention_of(module)))
+    headed = heads.under_judges_head(module, tuned.module)
+    live = judge.live is not None or (base.live is not None and not headed.probe)
+    rows = (*_left_out(base, loaded), *_left_out(judge, tuned))
+    return _headed(headed, tuned.module, kind="full", live=live, guards=rows)
+
+
+def _adapter(base: Source, folder: Path, loaded: checkpoints.Checkpoint) -> Loaded:
+    module = loaded.module
+    scores = heads.adapter_kind(folder) == "classification"
+    judge = attach_adapter(heads.host_of(module, folder) if scores else module, folder)
+    headed = heads.under_judges_head(module, judge)
+    rows = (*_left_out(base, loaded), *adapter_guards(folder, base.label), *_trained_on(folder, base))
+    live = base.live is not None and not headed.probe
+    return _headed(headed, judge, kind=adapter_type(folder), live=live, guards=rows)
 
 
 def _live_adapter(base: Source, judge: Source | None, place: Placement) -> Loaded:
@@ -77,15 +99,30 @@ def _live_adapter(base: Source, judge: Source | None, place: Placement) -> Loade
         _require_plain(base.live)
     live = cast(PeftModel, base.live if judge is None else judge.live)
     require_live(live.get_base_model(), argument="judge")
-    own_base, tuned = split_peft(live)
-    return Loaded(base=own_base if judge is None else _load(base, place).module, judge=tuned, kind="lora")
+    kind = live_adapter_type(live)
+    if judge is None:
+        own_base, tuned = split_peft(live)
+        return _headed(heads.read_by_judge(own_base, tuned), tuned, kind=kind, live=True)
+    tuned = live_judge(live)
+    heads.require_comparable(heads.stored_kind(base, place), head_kind(tuned))
+    return _headed(heads.under_judges_head(_load(base, place).module, tuned), tuned, kind=kind, live=True)
+
+
+def _headed(
+    headed: heads.Headed, judge: PreTrainedModel, *, kind: str, live: bool, guards: tuple[Guard, ...] = ()
+) -> Loaded:
+    rows = head_guards(headed.base, judge, probe=headed.probe, live=live)
+    return Loaded(base=headed.base, judge=judge, kind=kind, probe=headed.probe, guards=(*rows, *guards))
 
 
 def _load(source: Source, place: Placement) -> checkpoints.Checkpoint:
-    live = source.live
-    if live is None:
-        return checkpoints.load_checkpoint(source, place)
-    return checkpoints.Checkpoint(module=require_live(live, argument=source.argument))
+    if source.live is not None:
+        loaded = checkpoints.Checkpoint(module=require_live(source.live, argument=source.argument))
+    else:
+        kind = heads.stored_kind(source, place)
+        loaded = checkpoints.load_checkpoint(source, place, auto_class=heads.loader_of(kind))
+    heads.require_readable_head(loaded.module, source, unexpected=loaded.unexpected)
+    return loaded
 
 
 def _left_out(source: Source, loaded: checkpoints.Checkpoint) -> tuple[Guard, ...]:

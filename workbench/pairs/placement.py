@@ -93,7 +93,7 @@ class Placement:
 
 def _quantisations(given: Any) -> dict[str, Any]:
     by_side = isinstance(given, Mapping) and bool(given) and set(given) <= {"base", "judge"}
-    chosen: dict[str, Any] = (
+    chosen: Mapping[Any, Any] = (
         dict(per_side(given, argument="quantization")) if by_side else dict.fromkeys(("base", "judge"), given)
     )
     return {side: value for side, value in chosen.items() if value is not None}

@@ -4,6 +4,8 @@ A quantised model is another function than the one it was made from. Nothing is 
 :func:`dequantised` gives the matrix a layer effectively multiplies with, one layer at a time, for measuring.
 """
 
+import copy
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -106,6 +108,27 @@ def require_quantised(module: PreTrainedModel, source: Source) -> None:
     )
 
 
+def settle(module: nn.Module) -> None:
+    """Put quantised layers into the state they run in, before anything is shared between clones.
+
+    bitsandbytes does this in the first forward, in place on the weight: of two modules sharing an 8-bit weight the
+    second to run would take the codes for numbers, and some CPUs would round the scales of 4-bit weights to bfloat16.
+
+    Args:
+        module: A model; those without such layers stay as they are.
+    """
+    for _, layer in quantised_layers(module):
+        coded: Any = layer
+        kind = type(layer.weight).__name__
+        if kind == "Int8Params":
+            if coded.weight.CB is not None:
+                coded.init_8bit_state()
+            # It says at every call of every layer that it computes in float16.
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        elif kind == "Params4bit" and hasattr(coded, "support_avx512bf16_for_cpu"):
+            coded.support_avx512bf16_for_cpu = False
+
+
 def quantisation_of(module: nn.Module) -> str | None:
     """Return how a model is quantised, in a word or two, e.g. ``"bitsandbytes nf4"``; None for plain weights."""
     if not any(True for _ in quantised_layers(module)):
@@ -121,6 +144,15 @@ def quantisation_of(module: nn.Module) -> str | None:
     }
     method = _method(config)
     return " ".join(filter(None, (method, details.get(method))))
+
+
+def rounding(module: nn.Module) -> float | None:
+    """Return the share by which two ways of running a model may differ beyond its data type; None for no more.
+
+    8-bit layers of bitsandbytes round the activations as well, so that a last bit can become a whole step.
+    """
+    coded = any(type(layer.weight).__name__ == "Int8Params" for _, layer in quantised_layers(module))
+    return 2e-2 if coded else None
 
 
 def quantised_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -150,9 +182,7 @@ def dequantised(source: nn.Module | Tensor) -> Tensor:
     weight = cast(Tensor, source.weight) if isinstance(source, nn.Module) else source
     kind = type(weight).__name__
     if kind == "Params4bit":
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(weight.data, cast(Any, weight).quant_state).float()
+        return _from_4bit(weight)
     if kind == "Int8Params":
         return weight.data.float() * _row_scales(source, weight)[:, None].to(weight.device) / 127
     return cast(Any, weight).dequantize().float() if _is_coded(weight) else weight.detach().float()
@@ -175,6 +205,25 @@ def coded_parts(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield "scales", _row_scales(layer, weight)
     else:
         yield from _flat(weight)
+
+
+def _from_4bit(weight: Tensor) -> Tensor:
+    from bitsandbytes import functional
+
+    codes, state = weight.data, cast(Any, weight).quant_state
+    if getattr(state, "packing_format_for_cpu", False):
+        # A model that ran before it was given here: codes are interleaved, scales transposed, for the CPU's kernel.
+        scales = state.absmax.T.reshape(-1).float()
+        codes = functional._convert_weight_packed_for_cpu_inverse(codes, copy.copy(state))[0]  # noqa: SLF001
+        state = functional.QuantState(
+            absmax=scales,
+            shape=state.shape,
+            code=state.code,
+            blocksize=state.blocksize,
+            quant_type=state.quant_type,
+            dtype=torch.float32,
+        )
+    return functional.dequantize_4bit(codes, state).float()
 
 
 def _flat(tensor: Tensor, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

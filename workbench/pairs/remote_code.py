@@ -7,7 +7,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from workbench.errors import CheckpointError
@@ -52,7 +52,7 @@ def require_allowed(source: Source, *, allowed: bool, tokenizer: bool = False) -
 
 def is_native(source: Source) -> bool:
     """Return whether transformers itself has a class for this model type."""
-    return _settings(source, CONFIG).get("model_type") in CONFIG_MAPPING_NAMES
+    return _settings(source, CONFIG).get("model_type") in CONFIG_MAPPING
 
 
 def is_native_tokenizer(source: Source) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.hooks import Anatomy, Check, doctor
+from workbench.pairs.quantised import rounding
 from workbench.pairs.report import Guard
 
 
@@ -19,7 +20,7 @@ def doctor_guards(
     """Run the doctor on both models: three executors, an edit, a self-patch, a left-padded row."""
     rows = []
     for side, module in (("base", base), ("judge", judge)):
-        checks = doctor.examine(module, tokenizer, anatomy=anatomies[side])
+        checks = doctor.examine(module, tokenizer, anatomy=anatomies[side], tolerance=rounding(module))
         rows += [_from_check(side, check) for check in checks]
     return rows
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from workbench.pairs import hub, remote_code, stored
-from workbench.pairs.quantised import quantisation_of
+from workbench.pairs.quantised import quantisation_of, rounding
 from workbench.pairs.report import Guard
 from workbench.pairs.sources import Source
 
@@ -92,7 +92,15 @@ def quantisation_guards(base: PreTrainedModel, judge: PreTrainedModel) -> list[G
     if not any(kinds.values()):
         return []
     if kinds["base"] == kinds["judge"]:
-        return [Guard(name="quantisation", status="ok", value=f"both {kinds['base']}")]
+        detail = "Activations are rounded too, so that padding and batching move numbers a little."
+        return [
+            Guard(
+                name="quantisation",
+                status="ok",
+                value=f"both {kinds['base']}",
+                detail=detail if rounding(base) is not None else "",
+            )
+        ]
     said = ", ".join(f"{side} {kind or 'not quantised'}" for side, kind in kinds.items())
     detail = "Rounding to codes counts as fine-tuning; quantise both sides alike, or neither."
     return [Guard(name="quantisation", status="warn", value=said, detail=detail)]
