@@ -169,11 +169,18 @@ def test_an_adapter_whose_weights_dont_land_is_refused(folders, tmp_path):
         load_pair(folders / "base", target, format="pairwise", device="cpu")
 
 
-def test_a_classification_head_is_refused_instead_of_getting_a_random_one(folders, tmp_path):
+def test_a_classification_judge_brings_its_own_head_and_no_random_one_is_ever_drawn(folders, tmp_path):
     config = LlamaConfig.from_pretrained(folders / "base")
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "reward")
-    with pytest.raises(CheckpointError, match="classification head"):
-        load_pair(folders / "base", tmp_path / "reward", format="pairwise", device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reward = LlamaForSequenceClassification(config).eval()
+    _save(reward, tmp_path / "reward")
+    state = torch.get_rng_state()
+    pair = load_pair(folders / "base", tmp_path / "reward", doctor=False, device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(pair.judge.score.weight, reward.score.weight)
+    assert pair.base.score.weight is pair.judge.score.weight
+    assert pair.probe
 
 
 def test_missing_weights_are_refused_instead_of_random(folders, tmp_path):

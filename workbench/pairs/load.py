@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError, ParameterError
+from workbench.hooks import HeadKind, head_kind
 from workbench.judges import JudgeFormat, get_format
 from workbench.pairs import checkpoints, guards, hub, stored
 from workbench.pairs.embedded import embedded_names, embedded_pair
@@ -98,7 +99,7 @@ def load_pair(
     tokens = _load_tokenizers(sources, tokenizer, place)
     vocabulary = vocabulary_of(loaded.base, loaded.judge, tokens.judge, added_tokens=added_tokens)
     loaded = replace(loaded, base=with_rows(loaded.base, loaded.judge, vocabulary))
-    format_guard, judge_format = _choose_format(asked.format)
+    format_guard, judge_format = _choose_format(asked.format, head=head_kind(loaded.judge))
     table = (
         *guards.source_guards(sources.base, sources.judge, trust_remote_code=trust_remote_code),
         *structure.guards,
@@ -118,6 +119,7 @@ def load_pair(
         format=judge_format,
         report=PairReport(name=name, guards=table).raise_if_failed(),
         kind=loaded.kind,
+        probe=loaded.probe,
         sources=sources.to_json(loaded, tokens.place),
         vocabulary=vocabulary,
         base_tokenizer=tokens.base,
@@ -245,7 +247,10 @@ def _own_tokenizer(source: Source | None) -> tuple[Source, Source] | None:
     return None if found is None else (source, found)
 
 
-def _choose_format(wanted: str | JudgeFormat | None) -> tuple[Guard, JudgeFormat]:
+def _choose_format(wanted: str | JudgeFormat | None, *, head: HeadKind) -> tuple[Guard, JudgeFormat]:
+    if head == "classification":
+        row = Guard(name="judge format", status="skipped", value="none", detail="The head scores texts: pair.scores().")
+        return row, get_format(wanted or DEFAULT_FORMAT)
     if wanted is not None:
         chosen = get_format(wanted)
         return Guard(name="judge format", status="ok", value=chosen.name), chosen

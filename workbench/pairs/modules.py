@@ -23,6 +23,12 @@ def commit_of(module: nn.Module) -> str | None:
     return getattr(getattr(module, "config", None), "_commit_hash", None)
 
 
+def label_names(module: PreTrainedModel) -> tuple[str, ...]:
+    """Return what a classification model calls its labels, by index."""
+    named = {int(index): str(name) for index, name in (module.config.id2label or {}).items()}
+    return tuple(named[index] for index in sorted(named))
+
+
 def require_live(module: nn.Module, *, argument: str) -> PreTrainedModel:
     """Refuse live modules that can't be entered: not a Hugging Face model, or in training mode.
 
@@ -30,11 +36,15 @@ def require_live(module: nn.Module, *, argument: str) -> PreTrainedModel:
         CheckpointError: With what to do.
     """
     if not isinstance(module, PreTrainedModel):
+        inner = isinstance(getattr(module, "pretrained_model", None), nn.Module)
         raise CheckpointError(
             "this object isn't a Hugging Face model.",
             argument=argument,
             got=type(module).__name__,
             allowed="a PreTrainedModel or PeftModel, a folder, a Hub id",
+            fix="Its value head judges nothing; pass the language model inside, `model.pretrained_model`."
+            if inner
+            else None,
         )
     if module.training:
         raise CheckpointError(

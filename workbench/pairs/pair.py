@@ -9,12 +9,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import ParameterError
-from workbench.hooks import Anatomy, HooksBackend
+from workbench.hooks import Anatomy, HeadKind, HooksBackend, head_kind
 from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
-from workbench.pairs.modules import attention_of, embedding_of
+from workbench.pairs.modules import attention_of, embedding_of, label_names
 from workbench.pairs.report import PairReport
+from workbench.pairs.scores import HeadScores, Scored, encoded_texts, head_scores, require_scores, require_written
 from workbench.pairs.templates import asked_with
 from workbench.pairs.vocabulary import Vocabulary, known_ids, require_rows
 
@@ -41,6 +42,8 @@ class Pair:
     """``"full"`` for two checkpoints, or the kind of adapter as peft calls it, in lower case: ``"lora"``."""
     sources: dict[str, Any]
     """Where base, judge and tokenizer came from: name, revision."""
+    probe: bool = False
+    """Whether the base is read through the judge's classification head: its scores are no verdicts of its own."""
     vocabulary: Vocabulary | None = None
     """Rows of both models as loaded, and tokens without one; None where both have the same."""
     base_tokenizer: PreTrainedTokenizerBase | None = None
@@ -63,6 +66,11 @@ class Pair:
     def attention(self) -> str:
         """Return the attention implementation both models run with."""
         return attention_of(self.base)
+
+    @property
+    def head(self) -> HeadKind:
+        """Return what both models end in: ``"language model"`` or ``"classification"``."""
+        return head_kind(self.judge)
 
     @property
     def n_layers(self) -> int:
@@ -114,15 +122,51 @@ class Pair:
         Raises:
             ContextWindowError: A prompt is longer than the context window; nothing is ever truncated.
             ItemError: An item lacks something the format needs.
-            FormatError: The verdict labels can't be told apart with this tokenizer.
+            FormatError: The verdict labels can't be told apart with this tokenizer, or the pair has none: it scores.
             PairMismatch: A prompt uses a token that one of the models has no row for.
         """
+        require_written(self.head)
         prompts = [
             self.format.render(item, order=order, tokenizer=self.tokenizer) for item in items for order in orders
         ]
         encoded = encode(prompts, self.tokenizer, max_length=self.max_length)
         rows = {"base": known_ids(self.base), "judge": known_ids(self.judge)}
         return require_rows(encoded, rows=rows, tokenizer=self.tokenizer)
+
+    def scores(
+        self,
+        texts: Sequence[Scored],
+        *,
+        sides: Sequence[Side] = ("base", "judge"),
+        prompt_ids: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> HeadScores:
+        """Return what the classification head says of texts or chats, on either side, at their last token.
+
+        Args:
+            texts: Strings, or chats as lists of messages with ``role`` and ``content``.
+            sides: Which models are asked; a base that is a probe is read through the judge's head.
+            prompt_ids: One label per text; numbered when left out.
+            batch_size: Texts per forward.
+
+        Raises:
+            ParameterError: The pair has no classification head, or ``sides`` names no side.
+            ItemError: There is nothing to score.
+            FormatError: A chat comes in and the tokenizer has no chat template.
+            ContextWindowError: A text is longer than the context window; nothing is ever truncated.
+            PairMismatch: A text uses a token that one of the models has no row for.
+        """
+        require_scores(self.head)
+        known = min(known_ids(self.base), known_ids(self.judge))
+        encoded = encoded_texts(texts, self.tokenizer, max_length=self.max_length, known=known)
+        return head_scores(
+            {side: self.executor(side) for side in sides},
+            encoded,
+            labels=label_names(self.judge),
+            probe=self.probe,
+            prompt_ids=prompt_ids,
+            batch_size=batch_size,
+        )
 
     def delta(self) -> WeightDelta:
         """Return how far each tensor moved, by norm; measured once."""
@@ -170,6 +214,8 @@ class Pair:
         return {
             "name": self.name,
             "kind": self.kind,
+            "head": self.head,
+            "probe": self.probe,
             "base": {
                 **self.sources["base"],
                 "class": type(self.base).__name__,
@@ -197,7 +243,9 @@ class Pair:
 
     def __repr__(self) -> str:
         """Return one line: name, kind, architecture, shape, dtype and device."""
-        kind = f"{self.kind}, {type(self.base).__name__}, format {self.format.name!r}"
+        asked = f"format {self.format.name!r}" if self.head == "language model" else "classification head"
+        kind = f"{self.kind}, {type(self.base).__name__}, {asked}"
+        kind += ", base is a PROBE under the judge's head" if self.probe else ""
         return f"Pair({self.name!r}, {kind}, {self.dtype}, {self.device})"
 
 
