@@ -84,6 +84,16 @@ def merged_tensors(layer: BaseTunerLayer) -> dict[str, Tensor]:
     }
 
 
+def no_place(leaf: str, plain: nn.Module) -> PairMismatch:
+    """Return the refusal of a merge that would need a parameter the base's module doesn't have."""
+    return PairMismatch(
+        "the adapter trains a bias that the base's module doesn't have, so a merged model has no place for it.",
+        argument="judge",
+        got=f"{leaf} of {type(plain).__name__}",
+        fix="Use the adapter as it is; only what needs merged weights is out of reach.",
+    )
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class TunedParameter:
     """One parameter of an adapter judge, under the name it has in the base."""

@@ -1,55 +1,116 @@
-"""Is the adapter, merged into the weights, still the same function?"""
+"""Is the adapter, merged into the weights, still the same function?
+
+One forward of the judge in which every adapter layer computes its output twice: as it is, and from a
+merged weight that exists for that one call. The merged output is what goes on, so the logits at the end are
+those of a merged checkpoint, and no second model is ever held.
+"""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
+from jaxtyping import Int
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch.func import functional_call
+from transformers import PreTrainedModel
 
+from workbench.hooks import module_lock
+from workbench.pairs.adapters.changes import merged_tensors, no_place
 from workbench.pairs.adapters.layers import tuner_layers
-from workbench.pairs.quantised import is_quantised
 
 
 class MergeError(NamedTuple):
-    """How far merged layers are from unmerged ones."""
+    """How far the merged judge is from the unmerged one, on one probe batch."""
 
-    largest: float
-    """Largest relative difference over layers; NaN when no layer could be compared."""
+    layers: float
+    """Largest relative difference of an adapter layer's output; NaN when there is none."""
     compared: int
     """Adapter layers compared."""
-    skipped: int
-    """Adapter layers whose merged form isn't one matrix (embeddings, convolutions)."""
+    logits: float
+    """Largest absolute difference of the logits."""
+    scale: float
+    """Largest absolute unmerged logit."""
+    rounded: float
+    """Share of the weight change that rounding the merged weights to their dtype takes away or adds."""
+
+    @property
+    def relative(self) -> float:
+        """Return the difference of the logits relative to the largest of them."""
+        return self.logits / self.scale if self.scale else math.nan
 
 
-def merge_error(judge: nn.Module, *, seed: int) -> MergeError:
-    """Compare every adapter layer run as it is with the same layer merged, on 8 random inputs each.
+@dataclass(slots=True)
+class _Tally:
+    """What the layers saw so far."""
 
-    The merged weight of one layer exists at a time. This is the layer-wise form of "merged equals
-    unmerged", in the model's own dtype.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    layers = [layer for _, layer in tuner_layers(judge)]
-    errors = [_layer_merge_error(layer, generator) for layer in layers if _is_matrix(layer)]
-    return MergeError(max(errors, default=math.nan), len(errors), len(layers) - len(errors))
+    layers: list[float] = field(default_factory=list)
+    changed: float = 0.0
+    lost: float = 0.0
 
 
 @torch.no_grad()
-def _layer_merge_error(layer: BaseTunerLayer, generator: torch.Generator) -> float:
-    plain = layer.get_base_layer()
-    weight = cast(Tensor, plain.weight)
-    transposed = isinstance(plain, Conv1D)  # GPT-2 stores [d_in, d_out]
-    merged = weight + sum(cast(Any, layer).get_delta_weight(name).to(weight.dtype) for name in layer.active_adapters)
-    x = torch.randn(8, weight.shape[0 if transposed else 1], generator=generator).to(weight.device, weight.dtype)
-    bias = 0 if plain.bias is None else plain.bias
-    unmerged = (cast(nn.Module, layer)(x) - bias).float()
-    error = (unmerged - (x @ (merged if transposed else merged.T)).float()).abs().max()
-    return float(error / unmerged.abs().max().clamp(min=1e-12))
+def merge_error(judge: PreTrainedModel, ids: Int[Tensor, "prompt pos"]) -> MergeError:
+    """Run one batch as it is and with every adapter layer merged for the moment it runs.
+
+    Args:
+        judge: Model with adapter layers; it is left as found.
+        ids: Token ids without padding.
+
+    Raises:
+        PairMismatch: This kind of adapter can't be merged.
+    """
+    ids = ids.to(next(judge.parameters()).device)
+    tally = _Tally()
+    with module_lock(judge):
+        unmerged = judge(input_ids=ids, use_cache=False).logits.float()
+        with _merging(judge, tally):
+            merged = judge(input_ids=ids, use_cache=False).logits.float()
+    return MergeError(
+        layers=max(tally.layers, default=math.nan),
+        compared=len(tally.layers),
+        logits=float((merged - unmerged).abs().max()),
+        scale=float(unmerged.abs().max()),
+        rounded=math.sqrt(tally.lost / tally.changed) if tally.changed else 0.0,
+    )
 
 
-def _is_matrix(layer: BaseTunerLayer) -> bool:
+@contextmanager
+def _merging(judge: nn.Module, tally: _Tally) -> Iterator[None]:
+    with ExitStack() as stack:
+        for _, layer in tuner_layers(judge):
+            module = cast(Any, layer)
+            replaced = module.__dict__.get("forward")  # accelerate puts a forward of its own on the instance
+            module.forward = _merged_forward(layer, module.forward, tally)
+            stack.callback(_restore, module, replaced)
+        yield
+
+
+def _restore(module: Any, replaced: Callable[..., Any] | None) -> None:
+    del module.forward
+    if replaced is not None:
+        module.forward = replaced
+
+
+def _merged_forward(layer: BaseTunerLayer, unmerged: Callable[..., Any], tally: _Tally) -> Callable[..., Any]:
     plain = layer.get_base_layer()
-    matrix = isinstance(layer, LoraLayer) and isinstance(plain, nn.Linear | Conv1D)
-    return matrix and not is_quantised(cast(Tensor, plain.weight))  # codes can't be added to
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        held = dict(plain.named_parameters())
+        rounded = {}
+        for name, exact in merged_tensors(layer).items():
+            if name not in held:
+                raise no_place(name, plain)
+            rounded[name] = exact.to(held[name].dtype)
+            tally.lost += float((rounded[name].to(exact.dtype) - exact).square().sum())
+            tally.changed += float((exact - held[name].to(exact.dtype)).square().sum())
+        output = functional_call(plain, rounded, args, kwargs)
+        if isinstance(output, Tensor):
+            before = unmerged(*args, **kwargs).float()
+            tally.layers.append(float((before - output.float()).abs().max() / before.abs().max().clamp(min=1e-12)))
+        return output
+
+    return forward

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs.adapters.changes import merged_tensors
+from workbench.pairs.adapters.changes import merged_tensors, no_place
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -78,12 +78,7 @@ def _unwrapped(child: nn.Module, *, merged: dict[int, list[nn.Parameter]] | None
 def _put(plain: nn.Module, leaf: str, value: Tensor, merged: dict[int, list[nn.Parameter]]) -> None:
     held = dict(plain.named_parameters()).get(leaf)
     if held is None:
-        raise PairMismatch(
-            "the adapter trains a bias that the base's module doesn't have, so a merged model has no place for it.",
-            argument="judge",
-            got=f"{leaf} of {type(plain).__name__}",
-            fix="Use the adapter as it is.",
-        )
+        raise no_place(leaf, plain)
     rounded = value.to(held.dtype)
     ties = merged.setdefault(id(held), [])
     known = next((p for p in ties if torch.equal(p.detach(), rounded)), None)  # both ends of a tie, changed alike
