@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs.adapters import tuner_layers, untuned_name
+from workbench.pairs.adapters import is_plain_lora, merged_copy, tuner_layers, untuned_name
 from workbench.pairs.delta import adapter_norm
 from workbench.pairs.pair import Pair
 
@@ -36,47 +36,57 @@ def random_delta_pair(pair: Pair, *, seed: int) -> Pair:
     """Return the pair with a judge that moved as far as the real one, tensor by tensor, in a random direction.
 
     Every tensor that differs between base and judge is replaced by the base's plus Gaussian noise of
-    the same Frobenius norm; an adapter's factors are replaced by Gaussian factors whose product has
-    the norm of the adapter's. Costs one more copy of the tensors that moved, nothing else.
+    the same Frobenius norm. The factors of a plain LoRA adapter are replaced by Gaussian factors whose
+    product has the norm of the adapter's. Every other kind of adapter is merged first, so that its control
+    is a plain model in which each tensor moved as far as merging the adapter moves it, in any direction: a
+    rotation or a rescaling is matched by its size, not by its form. Costs one more copy of the tensors that
+    moved (two while they are drawn), nothing else.
 
     Args:
         pair: The real pair; it isn't changed.
         seed: Seed of the noise.
 
     Raises:
-        PairMismatch: No tensor differs, so there is nothing to match.
+        PairMismatch: No tensor differs, so there is nothing to match; or the adapter can't be merged.
     """
     # A stream of its own: others draw Gaussians from small seeds too, and would draw this very change.
     generator = torch.Generator().manual_seed(0x5EED_0000 + seed)
-    layers = list(tuner_layers(pair.judge))
-    replaced = dict(_random_tensors(pair, generator))
-    for _, layer in layers:
-        if isinstance(layer, LoraLayer):
-            replaced |= _random_factors(layer, generator)
+    start = pair.judge if _has_plain_factors(pair) else merged_copy(pair.judge)
+    replaced = dict(_random_tensors(pair.base, start, generator))
+    for _, layer in tuner_layers(start):
+        replaced |= _random_factors(cast(LoraLayer, layer), generator)
     if not replaced:
         raise PairMismatch(
             "base and judge don't differ, so no random change can match theirs.", argument="judge", got=pair.name
         )
-    judge = weight_sharing_shadow(pair.judge, replace=replaced)
+    judge = weight_sharing_shadow(start, replace=replaced)
     return pair.with_judge(judge, name=f"random delta of equal norm, seed {seed}")
 
 
-def _random_tensors(pair: Pair, generator: torch.Generator) -> Iterator[tuple[Tensor, nn.Parameter]]:
-    base = dict(pair.base.named_parameters(remove_duplicate=False))
-    for name, parameter in pair.judge.named_parameters():
-        original = base.get(untuned_name(name))
+def _has_plain_factors(pair: Pair) -> bool:
+    """Return whether all that adapter layers change are products of factors on the base's own weights."""
+    own = {id(parameter) for parameter in pair.base.parameters()}
+    return all(
+        is_plain_lora(layer) and all(id(p) in own for p in layer.get_base_layer().parameters())
+        for _, layer in tuner_layers(pair.judge)
+    )
+
+
+def _random_tensors(
+    base: nn.Module, judge: nn.Module, generator: torch.Generator
+) -> Iterator[tuple[Tensor, nn.Parameter]]:
+    originals = dict(base.named_parameters(remove_duplicate=False))
+    for name, parameter in judge.named_parameters():
+        original = originals.get(untuned_name(name))
         if original is None or original is parameter:
             continue
-        # Rows that only one side has stay as the judge's.
-        shared = slice(min(len(parameter), len(original))) if parameter.shape != original.shape else ...
-        other = original.detach()[shared].float().to(parameter.device)
-        size = torch.linalg.vector_norm(parameter.detach()[shared].float() - other)
+        delta = parameter.detach().float() - original.detach().float().to(parameter.device)
+        size = torch.linalg.vector_norm(delta)
         if size == 0:
             continue
-        noise = torch.randn(other.shape, generator=generator).to(parameter.device)
-        moved = parameter.detach().clone()
-        moved[shared] = (other + noise * (size / torch.linalg.vector_norm(noise))).to(parameter.dtype)
-        yield parameter, nn.Parameter(moved, requires_grad=parameter.requires_grad)
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+        moved = original.detach().float().to(parameter.device) + noise * (size / torch.linalg.vector_norm(noise))
+        yield parameter, nn.Parameter(moved.to(parameter.dtype), requires_grad=parameter.requires_grad)
 
 
 def _random_factors(layer: LoraLayer, generator: torch.Generator) -> dict[Tensor, nn.Parameter]:
@@ -86,6 +96,8 @@ def _random_factors(layer: LoraLayer, generator: torch.Generator) -> dict[Tensor
     ups: list[nn.Parameter] = []
     for adapter in layer.active_adapters:
         embedding = adapter not in layer.lora_A
+        if embedding and adapter not in layer.lora_embedding_A:
+            continue  # an active adapter that leaves this layer alone
         banks: tuple[Any, Any] = (
             (layer.lora_embedding_A, layer.lora_embedding_B) if embedding else (layer.lora_A, layer.lora_B)
         )

@@ -13,7 +13,7 @@ from torch import nn
 
 from workbench.errors import ParameterError
 from workbench.hooks import module_lock
-from workbench.pairs.adapters import tuner_layers
+from workbench.pairs.adapters import is_plain_lora, tuner_layers
 
 _BASE_ROW = "__base__"
 """peft's name for a row that no adapter acts on."""
@@ -21,6 +21,9 @@ _BASE_ROW = "__base__"
 
 def can_mix(base: nn.Module, judge: nn.Module) -> bool:
     """Return whether ``judge`` is ``base`` with one plain LoRA adapter on top, so that its batch can hold rows of both.
+
+    Other kinds of adapters can't: peft leaves rows out for plain LoRA only, and what merges into other tensors
+    than the base's own (trained biases, PiSSA) acts on every row.
 
     Args:
         base: Module without adapter layers.
@@ -69,8 +72,8 @@ def adapter_on_first_rows(judge: nn.Module, *, rows: int) -> Iterator[None]:
 def _is_plain(layer: nn.Module) -> bool:
     return (
         isinstance(layer, LoraLayer)
+        and is_plain_lora(layer)
         and len(layer.active_adapters) == 1
         and not layer.merged
         and not layer.disable_adapters
-        and not any(layer.use_dora.values())
     )

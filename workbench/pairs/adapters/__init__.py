@@ -7,7 +7,7 @@ from workbench.pairs.adapters.attach import (
     live_judge,
     split_peft,
 )
-from workbench.pairs.adapters.changes import TunedParameter, merged_tensors, tuned_parameters, weight_change
+from workbench.pairs.adapters.changes import TunedParameter, merged_tensors, no_place, tuned_parameters, weight_change
 from workbench.pairs.adapters.kinds import AdapterKind, adapter_kind, adapter_kinds
 from workbench.pairs.adapters.layers import (
     Factors,
@@ -18,7 +18,7 @@ from workbench.pairs.adapters.layers import (
     untuned_name,
 )
 from workbench.pairs.adapters.merging import MergeError, merge_error
-from workbench.pairs.adapters.plain import merged_copy, without_adapters
+from workbench.pairs.adapters.plain import merged_copy, replace_layers, without_adapters
 
 __all__ = [
     "AdapterKind",
@@ -38,6 +38,8 @@ __all__ = [
     "lora_factors",
     "merge_error",
     "merged_tensors",
+    "no_place",
+    "replace_layers",
     "split_peft",
     "tuned_parameters",
     "tuner_layers",

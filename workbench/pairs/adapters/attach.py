@@ -29,6 +29,7 @@ from workbench.pairs.adapters.kinds import require_supported
 from workbench.pairs.adapters.landing import require_landed
 from workbench.pairs.adapters.layers import is_plain_lora, lora_factors, tuner_layers, untuned_name
 from workbench.pairs.adapters.plain import without_adapters
+from workbench.pairs.offloaded import is_offloaded, join, not_dispatched_again, stand_in
 from workbench.pairs.quantised import is_quantised
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -61,7 +62,8 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
         clone = weight_sharing_shadow(base, replace=own)
         with torch.random.fork_rng(devices=_gpus(base)):  # new rows and factors are drawn before they are loaded
             grow_vocabulary(clone, {key.removeprefix(_PREFIX): value for key, value in stored.items()}, config)
-            wrapped = PeftModel.from_pretrained(clone, str(folder), is_trainable=False)
+            with not_dispatched_again(clone):
+                wrapped = PeftModel.from_pretrained(clone, str(folder), is_trainable=False)
     except _PEFT_REFUSES as err:
         raise PairMismatch(
             "this adapter doesn't fit the base model.",
@@ -72,6 +74,7 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     require_landed(wrapped, stored, folder=folder)
     _require_fitting_factors(wrapped)
     judge = cast(PreTrainedModel, wrapped.get_base_model()).eval()
+    _require_plain_on_offloaded(judge, base)
     _put_back(judge, {id(mine): original for original, mine in own.items()})
     return judge
 
@@ -150,11 +153,32 @@ def _own_parameters(base: PreTrainedModel, written: set[str], config: PeftConfig
         targets = [name for name, _ in base.named_modules() if check_target_module_exists(config, name)]
         written = written | {f"{name}.weight" for name in targets}
     copied = {id(p) for name, p in base.named_parameters(remove_duplicate=False) if name in written}
+    if any(p.is_meta and id(p) in copied for p in base.parameters()):
+        raise _not_on_offloaded(", ".join(sorted(written)[:3]))
     return {
-        p: nn.Parameter(p.detach().clone() if id(p) in copied else p.detach(), requires_grad=p.requires_grad)
+        p: nn.Parameter(p.detach().clone() if id(p) in copied else stand_in(p), requires_grad=p.requires_grad)
         for p in base.parameters()
         if not is_quantised(p)  # codes are read-only to peft, and their scales hang on the parameter
     }
+
+
+def _require_plain_on_offloaded(judge: PreTrainedModel, base: PreTrainedModel) -> None:
+    if not is_offloaded(base):
+        return
+    for name, layer in tuner_layers(judge):
+        if not is_plain_lora(layer):
+            raise _not_on_offloaded(f"{name}: {type(layer).__name__}")
+        join(cast(nn.Module, layer), layer.get_base_layer())
+
+
+def _not_on_offloaded(got: str) -> PairMismatch:
+    return PairMismatch(
+        "this adapter needs the weights it sits on, which are kept outside the model.",
+        argument="device_map",
+        got=got,
+        allowed="LoRA without DoRA, rewritten or replaced weights on an offloaded base",
+        fix='Load the base where it fits, e.g. with dtype="bfloat16" or quantised, or merge the adapter.',
+    )
 
 
 def _rewrites(config: Mapping[str, Any]) -> bool:
@@ -188,7 +212,7 @@ def _put_back(judge: nn.Module, originals: Mapping[int, Tensor]) -> None:
 def _unchanged(parameter: Tensor, original: Tensor) -> bool:
     if parameter.shape != original.shape or parameter.dtype != original.dtype:
         return False
-    return parameter.data_ptr() == original.data_ptr() or torch.equal(parameter.detach(), original.detach())
+    return original.is_meta or parameter.data_ptr() == original.data_ptr() or torch.equal(parameter.detach(), original.detach())
 
 
 def _gpus(model: nn.Module) -> list[int]:

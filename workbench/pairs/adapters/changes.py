@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from workbench.errors import PairMismatch
 from workbench.pairs.adapters.layers import is_plain_lora, is_transposed, lora_factors, tuner_layers, untuned_name
+from workbench.pairs.quantised import is_quantised
 
 
 def weight_change(layer: BaseTunerLayer, *, original: Tensor | None = None) -> Float[Tensor, "..."] | None:
@@ -175,7 +176,14 @@ def _minus(value: Tensor, original: Tensor) -> Tensor:
 
 
 def _require_floating(layer: BaseTunerLayer, held: dict[str, Tensor]) -> None:
-    packed = {name: p.dtype for name, p in held.items() if not p.is_floating_point()}
+    if any(p.is_meta for p in held.values()):
+        raise PairMismatch(
+            "the adapter sits on weights kept outside the model, where nothing can be merged into them.",
+            argument="judge",
+            got=type(layer.get_base_layer()).__name__,
+            fix="Load the base where it fits to look at merged weights.",
+        )
+    packed = {name: p.dtype for name, p in held.items() if is_quantised(p) or not p.is_floating_point()}
     if packed or not held:
         raise PairMismatch(
             "the adapter sits on quantised weights, which merging would round again.",

@@ -37,9 +37,9 @@ def is_plain_lora(layer: BaseTunerLayer) -> bool:
     if not isinstance(layer, LoraLayer) or isinstance(layer, AdaLoraLayer | ParamWrapper):
         return False
     active = set(layer.active_adapters)
-    variants = {name for name, used in {**layer.use_dora, **layer.lora_bias}.items() if used} | set(layer.lora_variant)
+    marked = {name for flags in (layer.use_dora, layer.lora_bias) for name, used in flags.items() if used}
     convolved = any(bank.weight.ndim != 2 for name, bank in layer.lora_A.items() if name in active)
-    return not active & variants and not convolved
+    return not active & (marked | set(layer.lora_variant)) and not convolved
 
 
 def is_transposed(layer: BaseTunerLayer) -> bool:

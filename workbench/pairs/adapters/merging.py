@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from workbench.hooks import module_lock
+from workbench.hooks import input_device, module_lock
 from workbench.pairs.adapters.changes import merged_tensors, no_place
 from workbench.pairs.adapters.layers import tuner_layers
 
@@ -63,7 +63,7 @@ def merge_error(judge: PreTrainedModel, ids: Int[Tensor, "prompt pos"]) -> Merge
     Raises:
         PairMismatch: This kind of adapter can't be merged.
     """
-    ids = ids.to(next(judge.parameters()).device)
+    ids = ids.to(input_device(judge))
     tally = _Tally()
     with module_lock(judge):
         unmerged = judge(input_ids=ids, use_cache=False).logits.float()

@@ -1,5 +1,6 @@
 """Plain Hugging Face modules from a judge with adapter layers: its base, and itself merged."""
 
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
@@ -22,7 +23,7 @@ def without_adapters(judge: M) -> M:
         PairMismatch: A module is wrapped in a way that can't be undone.
     """
     clone = weight_sharing_shadow(judge)
-    _unwrap(clone, merged=None)
+    replace_layers(clone, lambda _, layer: layer.get_base_layer(), saved=lambda wrapper: wrapper.original_module)
     return _forget_peft(clone)
 
 
@@ -39,40 +40,71 @@ def merged_copy(judge: PreTrainedModel) -> PreTrainedModel:
         PairMismatch: This kind of adapter can't be merged exactly.
     """
     clone = weight_sharing_shadow(judge)
-    _unwrap(clone, merged={})
+    known: dict[int, list[nn.Parameter]] = {}
+
+    def merged(_: str, layer: BaseTunerLayer) -> nn.Module:
+        plain = layer.get_base_layer()
+        for leaf, value in merged_tensors(layer).items():
+            _put(plain, leaf, value, known)
+        return plain
+
+    replace_layers(clone, merged, saved=_active_copy)
     if _head_is_tied(judge) and not _head_is_tied(clone):
         clone.config.tie_word_embeddings = False
         clone.all_tied_weights_keys = {}
     return _forget_peft(clone)
 
 
-def _unwrap(root: nn.Module, *, merged: dict[int, list[nn.Parameter]] | None) -> None:
-    """Replace wrappers below ``root``; ``merged`` collects new parameters by what they replace, None merges none."""
+def replace_layers(
+    root: nn.Module,
+    layers: Callable[[str, BaseTunerLayer], nn.Module],
+    *,
+    saved: Callable[[ModulesToSaveWrapper], nn.Module],
+    path: str = "",
+) -> None:
+    """Put other modules in the place of adapter layers, in place.
+
+    Args:
+        root: Module to change; not the user's own.
+        layers: Given the name and the layer, what takes its place; the layer itself keeps it.
+        saved: What takes the place of a module that peft keeps twice; the wrapper itself keeps it.
+        path: Name of ``root``, with a dot behind it.
+
+    Raises:
+        PairMismatch: A module is wrapped in a way that can't be undone.
+    """
     for name, child in list(root.named_children()):
-        plain = _unwrapped(child, merged=merged)
-        if plain is not child:
-            setattr(root, name, plain)
-        _unwrap(plain, merged=merged)
+        new = _replacement(f"{path}{name}", child, layers, saved)
+        if new is not child:
+            setattr(root, name, new)
+        if not isinstance(new, BaseTunerLayer | TrainableTokensWrapper):
+            replace_layers(new, layers, saved=saved, path=f"{path}{name}.")
 
 
-def _unwrapped(child: nn.Module, *, merged: dict[int, list[nn.Parameter]] | None) -> nn.Module:
-    if isinstance(child, ModulesToSaveWrapper):
-        tuned = merged is not None and child.active_adapters and not child.disable_adapters
-        kept = child.modules_to_save[child.active_adapters[0]] if tuned else child.original_module
-        return _unwrapped(cast(nn.Module, kept), merged=merged)
+def _replacement(
+    name: str,
+    child: nn.Module,
+    layers: Callable[[str, BaseTunerLayer], nn.Module],
+    saved: Callable[[ModulesToSaveWrapper], nn.Module],
+) -> nn.Module:
+    if isinstance(child, BaseTunerLayer):
+        return layers(name, child)
     if isinstance(child, TrainableTokensWrapper):
-        return _unwrapped(child.token_adapter, merged=merged)
+        new = layers(f"{name}.token_adapter", child.token_adapter)
+        return child if new is child.token_adapter else new
+    if isinstance(child, ModulesToSaveWrapper):
+        new = saved(child)
+        return layers(name, new) if isinstance(new, BaseTunerLayer) else new
     if isinstance(child, AuxiliaryTrainingWrapper):
         raise PairMismatch(
             "this adapter wraps modules in a way that can't be undone.", argument="judge", got=type(child).__name__
         )
-    if not isinstance(child, BaseTunerLayer):
-        return child
-    plain = child.get_base_layer()
-    if merged is not None:
-        for leaf, value in merged_tensors(child).items():
-            _put(plain, leaf, value, merged)
-    return plain
+    return child
+
+
+def _active_copy(wrapper: ModulesToSaveWrapper) -> nn.Module:
+    active = not wrapper.disable_adapters and wrapper.active_adapters
+    return wrapper.modules_to_save[wrapper.active_adapters[0]] if active else wrapper.original_module
 
 
 def _put(plain: nn.Module, leaf: str, value: Tensor, merged: dict[int, list[nn.Parameter]]) -> None:
