@@ -1,7 +1,7 @@
 """Two models and one format, and the guards that make them comparable."""
 
 from workbench.pairs.controls import identical_pair, random_delta_pair
-from workbench.pairs.delta import TensorChange, WeightDelta, weight_delta
+from workbench.pairs.delta import BaseCandidates, TensorChange, WeightDelta, weight_delta, which_base
 from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
 from workbench.pairs.exhaustion import memory_ran_out, release_caches
 from workbench.pairs.load import load_pair
@@ -13,6 +13,7 @@ from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.resident import Switch, one_resident
 
 __all__ = [
+    "BaseCandidates",
     "EmbeddedPair",
     "Guard",
     "Pair",
@@ -39,4 +40,5 @@ __all__ = [
     "scaled_logits",
     "scaled_stream",
     "weight_delta",
+    "which_base",
 ]

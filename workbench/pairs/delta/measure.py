@@ -1,88 +1,271 @@
-"""What fine-tuning changed in weight space: per-tensor norms, one tensor at a time.
+"""What fine-tuning changed in weight space, measured tensor by tensor and some rows at a time.
 
-For an adapter the change of a matrix is the product of its factors; its norm is computed from the
-small Gram matrices, so that no product is ever materialised.
+Neither model is held: of a checkpoint's files a few rows of one tensor are in memory, and the change of a LoRA
+adapter is read off its factors, whose product is never formed.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
-from workbench.pairs.adapters import lora_factors, tuner_layers, untuned_name
+from workbench.errors import PairMismatch
+from workbench.pairs import hub
+from workbench.pairs.adapters import lora_factors
+from workbench.pairs.checkpoints import adapter_folder
+from workbench.pairs.delta.adapter_file import AdapterStore
+from workbench.pairs.delta.live import ModuleStore
+from workbench.pairs.delta.naming import kind_of, layer_of, place
+from workbench.pairs.delta.precision import Precision
+from workbench.pairs.delta.spectrum import factor_rank, factor_spectrum, matrix_spectral_norm, spectral_norm
+from workbench.pairs.delta.stores import FileStore, Stored, TensorStore, chunks
+from workbench.pairs.delta.table import TensorChange, WeightDelta
+from workbench.pairs.sources import Source
 
+HELD = 1.5
+"""A difference is held in float32 when it takes at most this many times the largest tensor as stored."""
 
-class TensorChange(NamedTuple):
-    """How far one tensor moved."""
+_GROWING = ("embedding", "head")
+"""Kinds of tensors whose number of rows may differ: the rows both sides have are compared."""
 
-    name: str
-    """Parameter name in the base model."""
-    change: float
-    """Frobenius norm of judge minus base."""
-    base_norm: float
-    """Frobenius norm of the base tensor."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightDelta:
-    """Norms of the weight difference, tensor by tensor."""
-
-    changes: tuple[TensorChange, ...]
-    """One row per tensor both models share, in the base model's order."""
-
-    @property
-    def relative(self) -> float:
-        """Return the Frobenius norm of the whole change over that of the base; about 1.4 for unrelated models."""
-        change = math.sqrt(sum(c.change**2 for c in self.changes))
-        base = math.sqrt(sum(c.base_norm**2 for c in self.changes))
-        return change / base if base else math.nan
-
-    @property
-    def moved(self) -> tuple[TensorChange, ...]:
-        """Return the tensors that differ at all."""
-        return tuple(c for c in self.changes if c.change > 0)
+_CLASSIFIERS = ("score.", "classifier.")
 
 
-def weight_delta(base: nn.Module, judge: nn.Module) -> WeightDelta:
-    """Compare two models of one shape, parameter by parameter, or a base with its adapter-carrying twin.
+def weight_delta(
+    base: nn.Module | str | os.PathLike[str] | Source,
+    judge: nn.Module | str | os.PathLike[str] | Source,
+    *,
+    spectrum: bool = True,
+) -> WeightDelta:
+    """Measure how far each tensor moved from base to judge.
+
+    Tensors are read a few rows at a time; beside that at most one difference in float32 is held, and only while it is
+    no larger than 1.5 times the largest stored tensor. Norms are accumulated in double precision; the spectral norm of
+    LoRA factors and of matrices with a side up to 256 is exact, that of others within 0.05%.
 
     Args:
-        base: Model without adapters.
-        judge: Model of the same shape, plain or with LoRA layers injected.
+        base: Live module, local folder, Hub id or :class:`Source` of the model before fine-tuning.
+        judge: The same for the fine-tuned one: a model, or an adapter on ``base`` (as files only plain LoRA).
+        spectrum: Whether to measure spectral norms and stable ranks too; norms alone read each tensor once.
+
+    Raises:
+        CheckpointError: A side can't be read, or is an adapter that only a loaded pair can measure.
+        PairMismatch: The two don't share a tensor's shape, or no tensor at all.
     """
-    return WeightDelta(changes=tuple(_changes(base, judge)))
+    left = open_store(base, argument="base")
+    right = open_store(judge, argument="judge", base=left)
+    return Comparison(base=left, judge=right, spectrum=spectrum).delta()
 
 
-def _changes(base: nn.Module, judge: nn.Module) -> Iterator[TensorChange]:
-    adapted = {f"{untuned_name(name)}.weight": layer for name, layer in tuner_layers(judge)}
-    judge_parameters = {untuned_name(name): p for name, p in judge.named_parameters(remove_duplicate=False)}
-    for name, parameter in base.named_parameters():
-        base_norm = float(torch.linalg.vector_norm(parameter.detach().float()))
-        if name in adapted:
-            yield TensorChange(name, adapter_norm(adapted[name]), base_norm)
-            continue
-        other = judge_parameters.get(name)
-        if other is None or other is parameter:
-            yield TensorChange(name, 0.0, base_norm)
-            continue
-        difference = other.detach().float() - parameter.detach().float().to(other.device)
-        yield TensorChange(name, float(torch.linalg.vector_norm(difference)), base_norm)
+def open_store(
+    given: nn.Module | str | os.PathLike[str] | Source, *, argument: str, base: TensorStore | None = None
+) -> TensorStore:
+    """Return the tensors of one side.
+
+    Args:
+        given: Live module, folder, Hub id or source.
+        argument: Name of the caller's argument, for messages.
+        base: The base's tensors, for an adapter to rest on; without them an adapter is refused.
+
+    Raises:
+        CheckpointError: It can't be read.
+    """
+    source = hub.resolved(given if isinstance(given, Source) else Source(given=given, argument=argument))
+    if source.live is not None:
+        return ModuleStore(source.live, argument=argument)
+    folder = None if base is None else adapter_folder(source)
+    return FileStore(source) if base is None or folder is None else AdapterStore(source, folder, base=base)
 
 
 def adapter_norm(layer: BaseTunerLayer) -> float:
-    """Return the Frobenius norm of a LoRA layer's weight change without forming the product.
+    """Return the Frobenius norm of a LoRA layer's weight change without forming the product."""
+    return factor_spectrum(lora_factors(layer)).change
 
-    ``|s B A|^2 = s^2 tr(B^T B A A^T)``; several active adapters are summed by their cross terms.
-    """
-    factors = lora_factors(layer)
-    total = 0.0
-    for left in factors:
-        for right in factors:
-            gram_b = left.b.double().T @ right.b.double()
-            gram_a = left.a.double() @ right.a.double().T
-            total += left.scale * right.scale * float((gram_b * gram_a).sum())
-    return math.sqrt(max(total, 0.0))
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Row:
+    """One tensor to compare."""
+
+    name: str
+    """What it is called in the table."""
+    base: str
+    """Key under which the base stores it."""
+    judge: str | None
+    """Key under which the judge stores it; None when the judge's files leave it to the base."""
+    adapted: str
+    """Key under which an adapter would change it."""
+    note: str = ""
+
+
+@dataclass(kw_only=True, eq=False)
+class Comparison:
+    """One comparison of two sides under way."""
+
+    base: TensorStore
+    """The side before fine-tuning."""
+    judge: TensorStore
+    """The side after it."""
+    spectrum: bool
+    """Whether spectral norms are measured too."""
+    _seen: tuple[Precision, Precision] = field(default_factory=lambda: (Precision(), Precision()))
+    _budget: float = 0.0
+
+    def delta(self, *, only: Callable[[str], bool] = lambda _name: True) -> WeightDelta:
+        """Measure every tensor, or those whose name in the base passes ``only``.
+
+        Raises:
+            PairMismatch: A shape differs, or there is nothing to compare.
+        """
+        rows = sorted((row for row in self._rows() if only(row.name)), key=lambda row: place(row.name))
+        if not any(layer_of(row.name) is not None for row in rows):
+            raise PairMismatch(
+                "base and judge have no layer in common.",
+                argument="judge",
+                got="; ".join(f"{side.label}: {list(side.entries)[:2]}" for side in (self.base, self.judge)),
+                fix="Check that both are models of one architecture.",
+            )
+        self._budget = HELD * max(_bytes(self.base.entries[row.base]) for row in rows)
+        changes = tuple(self._measured(row) for row in rows)
+        adapter = self.judge.rests_on is not None
+        return WeightDelta(
+            base=self.base.label,
+            judge=self.judge.label,
+            changes=changes,
+            only_base=() if adapter else tuple(filter(only, self._missing(self.base, self.judge))),
+            only_judge=tuple(filter(only, self._missing(self.judge, self.base))),
+            base_precision=self._seen[0].name,
+            judge_precision=self._seen[1].name,
+        )
+
+    def _rows(self) -> Iterator[_Row]:
+        base, judge = self.base, self.judge
+        for key, entry in base.entries.items():
+            if key in judge.entries:
+                yield _Row(name=entry.name, base=key, judge=key, adapted=key)
+            elif key in judge.aliases:
+                note = "the judge's is tied to its embedding"
+                yield _Row(name=entry.name, base=key, judge=judge.aliases[key], adapted=key, note=note)
+            elif judge.rests_on is not None:
+                yield _Row(name=entry.name, base=key, judge=None, adapted=key)
+        for key, entry in judge.entries.items():
+            if key in base.aliases:
+                note = "the base's is tied to its embedding"
+                yield _Row(name=entry.name, base=base.aliases[key], judge=key, adapted=key, note=note)
+
+    @staticmethod
+    def _missing(side: TensorStore, other: TensorStore) -> tuple[str, ...]:
+        return tuple(entry.name for key, entry in side.entries.items() if key not in {*other.entries, *other.aliases})
+
+    def _measured(self, row: _Row) -> TensorChange:
+        entry, note = self.base.entries[row.base], row.note
+        shape, beyond = self._shared_shape(row)
+        factors = self.judge.factors(row.adapted)
+        untouched = row.judge is None or _same_tensor(self.base, row.base, self.judge, row.judge)
+        rank = None
+        if untouched:
+            found = _Norms(base=self._base_norm(row.base, entry), change=0.0, spectral=0.0)
+            if factors is not None:
+                norms = factor_spectrum(factors)
+                found = _Norms(base=found.base, change=norms.change, spectral=norms.spectral_norm)
+                rank = factor_rank(factors, shape)
+            elif row.judge is not None and kind_of(row.name) == "head" and row.name.startswith(_CLASSIFIERS):
+                note = "a probe: the judge's own head on both sides, so not compared"
+        else:
+            found = self._subtracted(row, rows=shape[0] if shape else 1)
+        if beyond:
+            note = "; ".join(filter(None, (note, f"{beyond} rows exist on one side only and are not compared")))
+        return TensorChange(
+            name=row.name,
+            layer=layer_of(row.name),
+            kind=kind_of(row.name),
+            shape=shape,
+            change=found.change,
+            base_norm=found.base,
+            spectral_norm=found.spectral if len(shape) == 2 and self.spectrum else math.nan,
+            rank_bound=rank,
+            uncompared_rows=beyond,
+            note=note,
+        )
+
+    def _shared_shape(self, row: _Row) -> tuple[tuple[int, ...], int]:
+        """Return the shape both sides have of a tensor, and how many rows only one of them has."""
+        left = self.base.entries[row.base].shape
+        right = left if row.judge is None else self.judge.entries[row.judge].shape
+        if left == right:
+            return left, 0
+        if kind_of(row.name) in _GROWING and left and right and left[1:] == right[1:]:
+            return (min(left[0], right[0]), *left[1:]), abs(left[0] - right[0])
+        raise PairMismatch(
+            "base and judge differ in the shape of a tensor.",
+            argument="judge",
+            got=f"{row.name}: base {left}, judge {right}",
+            fix="Compare the judge with the model it was tuned from; which_base(judge, candidates) finds it.",
+        )
+
+    def _base_norm(self, key: str, entry: Stored) -> float:
+        total = 0.0
+        for start, stop in chunks(entry.shape):
+            block = self.base.rows(key, start, stop)
+            self._seen[0].see(block)
+            total += float(torch.linalg.vector_norm(_exact(block))) ** 2
+        return math.sqrt(total)
+
+    def _subtracted(self, row: _Row, *, rows: int) -> "_Norms":
+        entry = self.base.entries[row.base]
+        shape = (rows, *entry.shape[1:]) if entry.shape else ()
+        change = base = 0.0
+        for left, right in self._blocks(row, shape):
+            for seen, block in zip(self._seen, (left, right), strict=True):
+                seen.see(block)
+            exact = _exact(left)
+            base += float(torch.linalg.vector_norm(exact)) ** 2
+            change += float(torch.linalg.vector_norm(_exact(right).sub_(exact))) ** 2
+        spectral = self._spectral(row, shape) if self.spectrum and len(shape) == 2 and change else 0.0
+        return _Norms(base=math.sqrt(base), change=math.sqrt(change), spectral=spectral)
+
+    def _blocks(self, row: _Row, shape: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same rows of both sides, on the base's device."""
+        for start, stop in chunks(shape):
+            left = self.base.rows(row.base, start, stop)
+            yield left, self.judge.rows(str(row.judge), start, stop).to(left.device)
+
+    def _spectral(self, row: _Row, shape: tuple[int, ...]) -> float:
+        if 4 * math.prod(shape) > self._budget:
+            return spectral_norm(
+                lambda: (_exact(right).sub_(_exact(left)) for left, right in self._blocks(row, shape)),
+                columns=shape[1],
+            )
+        whole: Tensor | None = None
+        start = 0
+        for left, right in self._blocks(row, shape):
+            if whole is None:
+                whole = torch.empty(shape, dtype=_exact(left[:0]).dtype, device=left.device)
+            whole[start : start + len(left)] = _exact(right).sub_(_exact(left))
+            start += len(left)
+        return 0.0 if whole is None else matrix_spectral_norm(whole)
+
+
+class _Norms(NamedTuple):
+    base: float
+    change: float
+    spectral: float
+
+
+def _same_tensor(left: TensorStore, one: str, right: TensorStore, other: str) -> bool:
+    identity = left.identity(one)
+    return identity is not None and identity == right.identity(other)
+
+
+def _exact(block: Tensor) -> Tensor:
+    """Return a copy wide enough to subtract in."""
+    return block.to(torch.promote_types(block.dtype, torch.float32), copy=True)
+
+
+def _bytes(entry: Stored) -> int:
+    size = 4 if entry.dtype is None else torch.empty(0, dtype=entry.dtype).element_size()
+    return size * math.prod(entry.shape)

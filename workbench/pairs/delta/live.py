@@ -1,0 +1,115 @@
+"""The weights of a live module, with or without an adapter; offloaded ones are read from the files they came from."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from workbench.errors import CheckpointError
+from workbench.pairs.adapters import Factors, TunedParameter, is_plain_lora, lora_factors, tuned_parameters
+from workbench.pairs.delta.stores import FileStore, Stored, key_of
+from workbench.pairs.modules import commit_of
+from workbench.pairs.quantised import dequantised, is_quantised
+from workbench.pairs.sources import Source
+
+
+class ModuleStore:
+    """A live module; with an adapter, its tensors are named as in the base and read as they would be merged.
+
+    Args:
+        module: The model.
+        argument: Name of the caller's argument, for messages.
+    """
+
+    rests_on = None
+
+    def __init__(self, module: nn.Module, *, argument: str) -> None:
+        self._module, self._argument = module, argument
+        self.label = str(getattr(getattr(module, "config", None), "_name_or_path", "") or type(module).__name__)
+        prefix = getattr(module, "base_model_prefix", "")
+        self._prefix = f"{prefix}." if prefix else ""
+        self._tuned: dict[str, TunedParameter] = {}
+        self.entries: dict[str, Stored] = {}
+        self.aliases: dict[str, str] = {}
+        self._files: FileStore | None = None
+        self._plain: tuple[str, Tensor] | None = None
+        self._owners = {
+            id(parameter): child for child in module.modules() for parameter in child.parameters(recurse=False)
+        }
+        self._read_names(tuned_parameters(module))
+
+    def key(self, name: str) -> str:
+        """Return the key of a parameter name."""
+        return key_of(name, prefix=self._prefix)
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        """Return rows of a parameter as it acts: merged where an adapter layer sits on it, decoded where quantised."""
+        held = self._tuned[key].held
+        if held is not None and held.is_meta:
+            return self._offloaded().rows(key, start, stop)
+        if held is not None and is_quantised(held):
+            whole = self._decoded(key)
+        else:
+            whole = cast(Tensor, self._tuned[key].effective()).detach()
+        return whole[start:stop] if whole.ndim else whole
+
+    def identity(self, key: str) -> object:
+        """Return where the parameter lies in memory; None when it is offloaded or an adapter layer rewrites it."""
+        tuned = self._tuned[key]
+        held = tuned.held
+        if held is None or held.is_meta or (tuned.layer is not None and not _is_product(tuned)):
+            return None
+        return held.data_ptr(), held.device, held.dtype, tuple(held.shape), held.stride()
+
+    def factors(self, key: str) -> list[Factors] | None:
+        """Return the LoRA products an adapter layer adds to a matrix; None where it adds none."""
+        tuned = self._tuned.get(key)
+        if tuned is None or tuned.layer is None or not _is_product(tuned):
+            return None
+        return lora_factors(tuned.layer) or None
+
+    def _read_names(self, parameters: Mapping[str, TunedParameter]) -> None:
+        seen: dict[int, str] = {}
+        for name, tuned in parameters.items():
+            key, held = self.key(name), tuned.held
+            first = None if held is None or tuned.layer is not None else seen.get(id(held))
+            if first is not None:
+                self.aliases[key] = first
+                continue
+            if held is not None:
+                seen[id(held)] = key
+            self._tuned[key] = tuned
+            coded = held is not None and is_quantised(held)
+            shape = () if held is None else self._decoded_shape(held) if coded else tuple(held.shape)
+            self.entries[key] = Stored(name, shape, None if held is None or coded else held.dtype)
+
+    def _decoded_shape(self, held: Tensor) -> tuple[int, ...]:
+        owner = self._owners[id(held)]
+        return tuple(dequantised(owner).shape) if not isinstance(owner, nn.Linear) else _linear_shape(owner)
+
+    def _decoded(self, key: str) -> Tensor:
+        """Return what a quantised weight stands for; one at a time is kept."""
+        if self._plain is None or self._plain[0] != key:
+            self._plain = key, dequantised(self._owners[id(self._tuned[key].held)])
+        return self._plain[1]
+
+    def _offloaded(self) -> FileStore:
+        if self._files is None:
+            name = getattr(getattr(self._module, "config", None), "_name_or_path", "")
+            if not name:
+                raise CheckpointError(
+                    "weights of this module are offloaded, and it doesn't say which files they came from.",
+                    argument=self._argument,
+                    got=type(self._module).__name__,
+                    fix="Compare the folders or Hub ids themselves, e.g. weight_delta(base_folder, judge_folder).",
+                )
+            self._files = FileStore(Source(given=name, argument=self._argument, revision=commit_of(self._module)))
+        return self._files
+
+
+def _is_product(tuned: TunedParameter) -> bool:
+    return tuned.leaf == "weight" and tuned.layer is not None and is_plain_lora(tuned.layer)
+
+
+def _linear_shape(layer: nn.Linear) -> tuple[int, ...]:
+    return layer.out_features, layer.in_features
