@@ -10,6 +10,7 @@ from workbench.hooks.heads import HeadKind, classification_head, forward_logits,
 from workbench.hooks.last_tokens import TailPlan, last_tokens_only
 from workbench.hooks.lens_backend import BridgeBackend
 from workbench.hooks.nnsight_backend import NNsightBackend
+from workbench.hooks.observe import input_device, running_device
 from workbench.hooks.patterns import AttentionRun, attention_patterns, mixed_values
 from workbench.hooks.ports import Port
 from workbench.hooks.precise import float32_blocks
@@ -50,9 +51,11 @@ __all__ = [
     "forward_logits",
     "forwards_replaced",
     "head_kind",
+    "input_device",
     "last_tokens_only",
     "mixed_values",
     "module_lock",
+    "running_device",
     "shared_prefix_run",
     "weight_sharing_shadow",
 ]

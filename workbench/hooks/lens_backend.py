@@ -2,7 +2,8 @@
 
 The third opinion of the doctor, and the only executor that can reach inside attention. The bridge
 runs eager attention; expect the drift between attention kernels in half precision. On models with an
-interleaved fused projection (GPT-NeoX) the bridge holds split copies of q, k and v while it lives.
+interleaved fused projection (GPT-NeoX) the bridge holds split copies of q, k and v while it lives, and
+under an adapter merged ones; it is booted afresh when a tensor was written to.
 """
 
 from collections.abc import Callable, Sequence
@@ -175,8 +176,11 @@ def _keep_and_stop(kept: list[Tensor], value: Tensor) -> None:
 
 
 def _identity(module: nn.Module) -> tuple[object, ...]:
-    """Return what changes when a shadow no longer shows the module: storage addresses and adapter switches."""
-    storages = tuple((tensor.data_ptr(), tensor.dtype) for tensor in [*module.parameters(), *module.buffers()])
+    """Return what changes when a shadow no longer shows the module: storages, writes to them, adapter switches."""
+    storages = tuple(
+        (tensor.data_ptr(), tensor.dtype, None if tensor.is_inference() else tensor._version)  # noqa: SLF001 - its clock
+        for tensor in [*module.parameters(), *module.buffers()]
+    )
     switches = tuple(
         (bool(child.disable_adapters), tuple(cast(Any, child).active_adapters), bool(child.merged))
         for child in module.modules()

@@ -28,8 +28,14 @@ def _forward_names(kind: type[nn.Module]) -> frozenset[str]:
 
 def input_device(module: nn.Module) -> torch.device:
     """Return the device token ids have to be on, also when the model is spread over several."""
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
-    return embedding.weight.device
+    return running_device(module.get_input_embeddings())  # type: ignore[operator]
+
+
+def running_device(layer: nn.Module) -> torch.device:
+    """Return the device a layer with weights of its own runs on, also when accelerate keeps them elsewhere."""
+    held = next(layer.parameters(recurse=False)).device
+    lent = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)
+    return torch.device(lent) if held.type == "meta" and lent is not None else held
 
 
 def at_input(module: nn.Module, batch: TokenBatch) -> TokenBatch:

@@ -12,10 +12,13 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from workbench.errors import ParameterError
@@ -43,12 +46,14 @@ def weight_sharing_shadow(module: M, *, replace: Mapping[Tensor, Tensor] | None 
     """
     other = {id(old): new for old, new in (replace or {}).items()}
     shared = {id(tensor): other.get(id(tensor), tensor) for tensor in [*module.parameters(), *module.buffers()]}
-    return copy.deepcopy(module, shared | {id(state): state for state in _quantiser_states(module)})
+    return copy.deepcopy(module, shared | {id(state): state for state in _other_holders(module)})
 
 
-def _quantiser_states(module: nn.Module) -> Iterator[object]:
-    """Yield what bitsandbytes keeps of a weight beside the parameter: scales, and the codes once more."""
+def _other_holders(module: nn.Module) -> Iterator[object]:
+    """Yield what holds weights beside the parameters: bitsandbytes' scales and codes, accelerate's offloaded ones."""
     for child in module.modules():
+        if (kept := getattr(getattr(child, "_hf_hook", None), "weights_map", None)) is not None:
+            yield kept
         for state in (child.__dict__.get("state"), child.__dict__.get("quant_state")):
             if type(state).__module__.startswith("bitsandbytes"):
                 yield state
@@ -76,24 +81,53 @@ def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]"
     shadow.set_attn_implementation("eager")
     config: Any = copy.deepcopy(module.config)
     config.architectures = [architecture]
-    with quiet_process_state():
+    with quiet_process_state(), _random_state_kept(module):
         # No tokenizer: TransformerLens would load another copy of it by name, asking a hub for what is in memory.
         bridge = build_bridge_from_module(
-            shadow, architecture, hf_config=config, post_adapter_hook=_unembedding_at(classification_head(module))
+            shadow,
+            architecture,
+            hf_config=config,
+            post_adapter_hook=partial(_adapt, shadow=shadow, paths=paths, head=classification_head(module)),
         )
     return bridge, paths
 
 
-def _unembedding_at(path: str | None) -> Callable[[Any], None] | None:
-    """Return what points one bridge's map at a classification head; TransformerLens only maps causal models."""
-    if path is None:
-        return None
-    from transformer_lens.model_bridge.generalized_components import UnembeddingBridge
+def _adapt(adapter: Any, *, shadow: nn.Module, paths: dict[int, str], head: str | None) -> None:
+    """Fit one bridge's map and its shadow to what TransformerLens doesn't know: classification heads, adapters.
 
-    def point(adapter: Any) -> None:
-        adapter.component_mapping["unembed"] = UnembeddingBridge(name=path, config=adapter.cfg)
+    A fused projection is split by its weight, which under an adapter is the base's alone; there it is merged first.
+    """
+    if head is not None:
+        from transformer_lens.model_bridge.generalized_components import UnembeddingBridge
 
-    return point
+        adapter.component_mapping["unembed"] = UnembeddingBridge(name=head, config=adapter.cfg)
+    attention = getattr(adapter.component_mapping.get("blocks"), "submodules", {}).get("attn")
+    fused = None if attention is None else attention.submodules.get("qkv")
+    if attention is None or fused is None:
+        return
+    for path, layer in list(shadow.named_modules()):
+        if path.endswith(f".{attention.name}.{fused.name}") and isinstance(layer, BaseTunerLayer):
+            for child in cast(nn.Module, layer).modules():
+                paths.pop(id(child), None)  # an id may be given again once the layer is gone
+            plain = _merged(layer)
+            parent, _, name = path.rpartition(".")
+            setattr(shadow.get_submodule(parent), name, plain)
+            paths[id(plain)] = path
+
+
+def _merged(layer: BaseTunerLayer) -> nn.Module:
+    """Return the plain layer that computes what an adapter layer computes now; the weights it shares stay."""
+    if layer.merged or layer.disable_adapters:
+        return cast(nn.Module, layer.get_base_layer())
+    own = copy.deepcopy(layer)
+    with torch.no_grad():
+        own.merge()
+    return cast(nn.Module, own.get_base_layer())
+
+
+def _random_state_kept(module: nn.Module) -> AbstractContextManager[None]:
+    """Put the random state back: splitting a fused projection initialises layers before filling them."""
+    return torch.random.fork_rng(devices={p.device for p in module.parameters() if p.device.type == "cuda"})
 
 
 def supported_architecture(module: nn.Module) -> str:
