@@ -32,7 +32,7 @@ def margins_by_template(result: "TemplateDriftResult", *, ax: Axes | None = None
             ax.errorbar(x + shift, [m.value for m in means], yerr=np.nan_to_num(reach), color=colour, marker="o",
                         capsize=3, label=side)  # fmt: skip
         ax.set_xticks(x, _NAMES)
-        ax.set_ylabel(f"verdict margin, nats {'toward the labelled answer' if labelled else 'toward the first slot'}")
+        ax.set_ylabel(f"nats toward the {'labelled answer' if labelled else 'first slot'}")
         ax.legend(loc="best")
     return ax
 
