@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from workbench.errors import CheckpointError
 from workbench.pairs import hub, quantised, remote_code, stored
+from workbench.pairs.mapped import keep_in_files
+from workbench.pairs.modules import embedding_of
 from workbench.pairs.placement import Placement
 from workbench.pairs.sources import Source
 
@@ -69,7 +71,7 @@ def load_checkpoint(
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=place.trust_remote_code,
-            **place.devices(quantised=quantisation is not None),
+            **place.devices(source, quantised=quantisation is not None),
             **({"quantization_config": quantisation.settings} if quantisation and quantisation.settings else {}),
             **_where(source),
         )
@@ -88,6 +90,15 @@ def load_checkpoint(
         quantised.settle(module)
     elif place.device_map is None:
         module = module.to(place.device)
+        if place.offload is not None:
+            keep_in_files(module, source, folder=place.offload_folder)
+    if embedding_of(module).is_meta:
+        raise CheckpointError(
+            "the embeddings are kept outside the model, but token ids and positions need a device to go to.",
+            argument="device_map",
+            got=f"{source.label}: {getattr(module, 'hf_device_map', None)}",
+            fix="Give the first device room for the embeddings, by `max_memory` or a map of your own.",
+        )
     return Checkpoint(module=module, unexpected=tuple(sorted(map(str, info["unexpected_keys"]))))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from workbench.pairs.offloaded import value_of
 from workbench.pairs.quantised import coded_parts, is_quantised, quantised_layers
 
 _CHUNK = 1 << 22
@@ -29,7 +30,9 @@ def model_fingerprint(module: nn.Module) -> str:
     for name, parameter in sorted(module.named_parameters(), key=lambda pair: pair[0]):
         if is_quantised(parameter):
             continue
-        digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|{_checksum(parameter)}\n".encode())
+        digest.update(
+            f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|{_checksum(value_of(module, name))}\n".encode()
+        )
     for name, layer in quantised_layers(module):
         parts = (f"{name}.{part}|{_checksum(tensor)}\n" for part, tensor in coded_parts(layer))
         digest.update("".join(parts).encode())

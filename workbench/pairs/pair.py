@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import ParameterError
-from workbench.hooks import Anatomy, HeadKind, HooksBackend, head_kind
+from workbench.hooks import Anatomy, HeadKind, HooksBackend, head_kind, input_device
 from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
@@ -55,7 +55,7 @@ class Pair:
     @property
     def device(self) -> torch.device:
         """Return the device of the base's embeddings, where token ids go."""
-        return embedding_of(self.base).device
+        return input_device(self.base)
 
     @property
     def dtype(self) -> torch.dtype:

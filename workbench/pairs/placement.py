@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Placement:
     """Most memory each device may give, e.g. ``{0: "20GiB", "cpu": "60GiB"}``, when ``device_map`` is chosen."""
     offload_folder: str | os.PathLike[str] | None = None
     """Where weights go that fit on no device."""
+    offload: str | None = None
+    """``"disk"`` keeps the weights of models in host memory in mapped files."""
     attention: str | None = None
     """Attention implementation; None lets transformers choose."""
     trust_remote_code: bool = False
@@ -43,16 +46,23 @@ class Placement:
         trust_remote_code: bool,
         max_memory: Mapping[Any, Any] | None = None,
         offload_folder: str | os.PathLike[str] | None = None,
+        offload: str | None = None,
         quantization: Any = None,
     ) -> "Placement":
         """Settle what the caller left open: the first GPU, else the CPU; float32 on a CPU.
 
         Raises:
-            ParameterError: ``device`` and ``device_map`` are both given, or the data type is unknown.
+            ParameterError: ``device`` and ``device_map`` are both given, the data type is unknown, or ``offload`` is
+                asked for where nothing is in host memory.
         """
         if device is not None and device_map is not None:
             raise ParameterError("give `device` or `device_map`, not both.", argument="device_map", got=device_map)
-        for name, given in (("max_memory", max_memory), ("offload_folder", offload_folder)):
+        if offload is not None:
+            _check_offload(offload, device=device, device_map=device_map, quantization=quantization)
+        for name, given in (
+            ("max_memory", max_memory),
+            ("offload_folder", offload_folder if offload is None else None),
+        ):
             if given is not None and device_map is None:
                 raise ParameterError(
                     "only a model spread over devices needs this.",
@@ -70,6 +80,7 @@ class Placement:
             device_map=device_map,
             max_memory=max_memory,
             offload_folder=offload_folder,
+            offload=offload,
             attention=attention,
             trust_remote_code=trust_remote_code,
             quantisations=_quantisations(quantization),
@@ -79,15 +90,17 @@ class Placement:
         """Return how the weights of a source are to be quantised; None to take them as stored."""
         return self.quantisations.get(source.argument)
 
-    def devices(self, *, quantised: bool) -> dict[str, Any]:
+    def devices(self, source: Source, *, quantised: bool) -> dict[str, Any]:
         """Return the arguments of ``from_pretrained`` that say where weights go.
 
         Args:
+            source: The side; each writes what it offloads to a folder of its own, as both use the same names.
             quantised: Quantised weights are placed while loading; they can't all be moved afterwards.
         """
         if self.device_map is None:
             return {"device_map": {"": self.device}} if quantised else {}
-        given = {"max_memory": self.max_memory, "offload_folder": self.offload_folder}
+        folder = None if self.offload_folder is None else Path(self.offload_folder) / source.argument
+        given = {"max_memory": self.max_memory, "offload_folder": folder}
         return {"device_map": self.device_map, **{key: value for key, value in given.items() if value is not None}}
 
 
@@ -97,6 +110,18 @@ def _quantisations(given: Any) -> dict[str, Any]:
         dict(per_side(given, argument="quantization")) if by_side else dict.fromkeys(("base", "judge"), given)
     )
     return {side: value for side, value in chosen.items() if value is not None}
+
+
+def _check_offload(offload: str, *, device: Any, device_map: Any, quantization: Any) -> None:
+    if offload != "disk":
+        raise ParameterError("no such place.", argument="offload", got=offload, allowed=["disk"])
+    if device is None or torch.device(device).type != "cpu" or device_map is not None or quantization is not None:
+        raise ParameterError(
+            "weights are kept in files for models in host memory, unquantised.",
+            argument="offload",
+            got=f"device={device!r}, device_map={device_map!r}, quantization={quantization!r}",
+            fix='Pass device="cpu" with it; spread over devices, `device_map` and `offload_folder` do the same.',
+        )
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -1,0 +1,88 @@
+"""Weights that accelerate keeps outside a module and lends to it for each forward: where they are, what they hold."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import ParameterError
+from workbench.hooks import running_device
+
+_DEVICE_MAP = "hf_device_map"
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Return whether any parameter of a model is kept elsewhere between forwards."""
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
+def value_of(module: nn.Module, name: str) -> Tensor:
+    """Return a parameter by its dotted name, read from where it is kept when the module itself doesn't hold it.
+
+    Args:
+        module: The model; it isn't changed.
+        name: Name of a parameter, as ``named_parameters`` gives it.
+
+    Raises:
+        ParameterError: Nothing holds it.
+    """
+    owner, _, leaf = name.rpartition(".")
+    held = module.get_submodule(owner)
+    parameter = held.get_parameter(leaf)
+    if not parameter.is_meta:
+        return parameter.detach()
+    kept = getattr(_hook(held), "weights_map", None)
+    if kept is None:
+        raise ParameterError(
+            "this parameter has no value: its module was never given one.",
+            argument="module",
+            got=name,
+            fix="Load the model with its weights.",
+        )
+    return kept[leaf]
+
+
+def stand_in(parameter: Tensor) -> Tensor:
+    """Return a tensor of the same shape and type that takes no memory, for code that only asks for those.
+
+    Args:
+        parameter: A parameter; one that isn't offloaded comes back as it is.
+    """
+    return torch.zeros(1, dtype=parameter.dtype).expand(parameter.shape) if parameter.is_meta else parameter.detach()
+
+
+def join(layer: nn.Module, beside: nn.Module) -> None:
+    """Put a layer's parameters where its offloaded neighbour runs; nothing when that one isn't offloaded.
+
+    Args:
+        layer: A layer that wraps ``beside``, whose own parameters are moved.
+        beside: The layer whose weights are lent to it.
+    """
+    if not is_offloaded(beside):
+        return
+    kept = {id(parameter) for parameter in beside.parameters()}
+    device = running_device(beside)
+    for parameter in layer.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(device)
+
+
+@contextmanager
+def not_dispatched_again(module: nn.Module) -> Iterator[None]:
+    """Hide that a model is spread over devices, for libraries that would spread it a second time.
+
+    peft does so when it loads an adapter, and can't where weights are on disk; the layers keep their own hooks.
+    """
+    state: dict[str, Any] = module.__dict__
+    known = state.pop(_DEVICE_MAP, None)
+    try:
+        yield
+    finally:
+        if known is not None:
+            state[_DEVICE_MAP] = known
+
+
+def _hook(module: nn.Module) -> Any:
+    return getattr(module, "_hf_hook", None)
