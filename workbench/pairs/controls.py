@@ -80,13 +80,16 @@ def _random_tensors(
         original = originals.get(untuned_name(name))
         if original is None or original is parameter:
             continue
-        delta = parameter.detach().float() - original.detach().float().to(parameter.device)
-        size = torch.linalg.vector_norm(delta)
+        # Rows that only one side has stay as the judge's.
+        shared = slice(min(len(parameter), len(original))) if parameter.shape != original.shape else ...
+        other = original.detach()[shared].float().to(parameter.device)
+        size = torch.linalg.vector_norm(parameter.detach()[shared].float() - other)
         if size == 0:
             continue
-        noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
-        moved = original.detach().float().to(parameter.device) + noise * (size / torch.linalg.vector_norm(noise))
-        yield parameter, nn.Parameter(moved.to(parameter.dtype), requires_grad=parameter.requires_grad)
+        noise = torch.randn(other.shape, generator=generator).to(parameter.device)
+        moved = parameter.detach().clone()
+        moved[shared] = (other + noise * (size / torch.linalg.vector_norm(noise))).to(parameter.dtype)
+        yield parameter, nn.Parameter(moved, requires_grad=parameter.requires_grad)
 
 
 def _random_factors(layer: LoraLayer, generator: torch.Generator) -> dict[Tensor, nn.Parameter]:
