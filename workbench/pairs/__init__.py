@@ -6,6 +6,7 @@ from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
 from workbench.pairs.exhaustion import memory_ran_out, release_caches
 from workbench.pairs.load import load_pair
 from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits, scaled_stream
+from workbench.pairs.memory import MemoryEstimate, estimate_memory, free_memory
 from workbench.pairs.mixed import adapter_on_first_rows, can_mix
 from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
@@ -16,6 +17,7 @@ __all__ = [
     "BaseCandidates",
     "EmbeddedPair",
     "Guard",
+    "MemoryEstimate",
     "Pair",
     "PairReport",
     "Scaling",
@@ -27,6 +29,8 @@ __all__ = [
     "can_mix",
     "embedded_names",
     "embedded_pair",
+    "estimate_memory",
+    "free_memory",
     "gated_stream",
     "identical_pair",
     "items_fingerprint",

@@ -16,6 +16,7 @@ from workbench.hooks import HeadKind, head_kind
 from workbench.judges import JudgeFormat, get_format
 from workbench.pairs import checkpoints, guards, hub, stored
 from workbench.pairs.embedded import embedded_names, embedded_pair
+from workbench.pairs.memory import load_estimate
 from workbench.pairs.models import Loaded, load_models
 from workbench.pairs.modules import commit_of
 from workbench.pairs.pair import Pair
@@ -40,10 +41,12 @@ def load_pair(
     device_map: Any = None,
     max_memory: Mapping[Any, Any] | None = None,
     offload_folder: str | os.PathLike[str] | None = None,
+    offload: Literal["disk"] | None = None,
     quantization: Any = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
     added_tokens: AddedTokens = "refuse",
+    check_memory: bool = True,
     doctor: bool = True,
     seed: int = 0,
 ) -> Pair:
@@ -61,7 +64,9 @@ def load_pair(
         device: Where both go; by default the first GPU, else the CPU.
         device_map: Passed on to transformers to spread each model over several devices, e.g. ``"auto"``.
         max_memory: Most memory each device may give with ``device_map="auto"``, e.g. ``{0: "20GiB", "cpu": "60GiB"}``.
-        offload_folder: Where weights go that fit on no device of ``device_map``.
+        offload_folder: Where weights go that fit on no device of ``device_map``, or the files of ``offload``.
+        offload: ``"disk"`` keeps the weights of a pair on the CPU in files mapped into memory, so that the pair may be
+            larger than it; the numbers are the same, the disk is read again and again where memory is short.
         quantization: ``"8bit"``, ``"4bit"``, a transformers quantisation config or its dictionary, to quantise weights
             while loading; or a mapping like ``revision``. Checkpoints that carry their own need nothing.
         attention: Attention implementation of both, e.g. ``"eager"``; transformers' choice for the base by default.
@@ -69,6 +74,7 @@ def load_pair(
         added_tokens: What the base reads for tokens only the judge has rows for: ``"refuse"`` leaves both models as
             they are and refuses prompts that use one; ``"mean"`` and ``"judge"`` give the base, in a clone sharing
             its weights, rows that are the mean of its own or the judge's.
+        check_memory: Whether a pair whose weights won't fit into memory is refused before anything is loaded.
         doctor: Whether the three executors examine both models (a few forwards; recorded when left out).
         seed: Seed of the probes the guards draw.
 
@@ -77,6 +83,7 @@ def load_pair(
 
     Raises:
         CheckpointError: A model, adapter or tokenizer can't be loaded.
+        MemoryShortage: The weights don't fit; the message says what is needed, what is free and what would help.
         PairMismatch: A guard failed; the message names it and the error carries the whole table as ``report``.
         ParameterError: Arguments contradict each other.
     """
@@ -87,11 +94,14 @@ def load_pair(
         device_map=device_map,
         max_memory=max_memory,
         offload_folder=offload_folder,
+        offload=offload,
         quantization=quantization,
         attention=attention,
         trust_remote_code=trust_remote_code,
     )
     sources = _sources(asked, revision=revision, subfolder=subfolder)
+    memory = load_estimate(sources.base, sources.judge, place)
+    room = (memory.require_fit() if check_memory else memory).guard()
     loaded = load_models(sources.base, sources.judge, place)
     name = asked.name or sources.pair_name
     structure = PairReport(name=name, guards=tuple(guards.structure_guards(loaded.base, loaded.judge)))
@@ -102,6 +112,7 @@ def load_pair(
     format_guard, judge_format = _choose_format(asked.format, head=head_kind(loaded.judge))
     table = (
         *guards.source_guards(sources.base, sources.judge, trust_remote_code=trust_remote_code),
+        room,
         *structure.guards,
         *guards.quantisation_guards(loaded.base, loaded.judge),
         *tokens.guards,
