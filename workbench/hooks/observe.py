@@ -32,9 +32,10 @@ def input_device(module: nn.Module) -> torch.device:
 
 
 def running_device(layer: nn.Module) -> torch.device:
-    """Return the device a layer with weights of its own runs on, also when accelerate keeps them elsewhere."""
-    held = next(layer.parameters(recurse=False)).device
-    lent = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)
+    """Return the device a layer with weights runs on, also when accelerate keeps them elsewhere or peft wraps it."""
+    holder = next(part for part in layer.modules() if next(part.parameters(recurse=False), None) is not None)
+    held = next(holder.parameters(recurse=False)).device
+    lent = getattr(getattr(holder, "_hf_hook", None), "execution_device", None)
     return torch.device(lent) if held.type == "meta" and lent is not None else held
 
 

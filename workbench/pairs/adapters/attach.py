@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from workbench.pairs.adapters.growth import grow_vocabulary
 from workbench.pairs.adapters.kinds import require_supported
 from workbench.pairs.adapters.landing import require_landed
 from workbench.pairs.adapters.layers import is_plain_lora, lora_factors, tuner_layers, untuned_name
-from workbench.pairs.adapters.plain import without_adapters
+from workbench.pairs.adapters.plain import unwrap_norms, without_adapters
 from workbench.pairs.offloaded import is_offloaded, join, not_dispatched_again, stand_in
 from workbench.pairs.quantised import is_quantised
 
@@ -76,6 +77,7 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     judge = cast(PreTrainedModel, wrapped.get_base_model()).eval()
     _require_plain_on_offloaded(judge, base)
     _put_back(judge, {id(mine): original for original, mine in own.items()})
+    unwrap_norms(judge)
     return judge
 
 
@@ -100,7 +102,7 @@ def live_adapter_type(model: PeftModel) -> str:
 
 
 def live_judge(model: PeftModel) -> PreTrainedModel:
-    """Return the module of a live PEFT model, checked but not changed.
+    """Return the module of a live PEFT model, checked but not changed; a clone sharing its weights for LN tuning.
 
     Raises:
         CheckpointError: Its kind of adapter can't be a judge.
@@ -122,7 +124,11 @@ def live_judge(model: PeftModel) -> PreTrainedModel:
             argument="judge",
             fix="Call `unmerge_adapter()` first.",
         )
-    return judge
+    if not any(isinstance(layer, LNTuningLayer) for _, layer in layers):
+        return judge
+    clone = weight_sharing_shadow(judge)
+    unwrap_norms(clone)
+    return clone
 
 
 def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -144,7 +150,7 @@ def split_peft(model: PeftModel) -> tuple[PreTrainedModel, PreTrainedModel]:
                 got=f"bias={config.get('bias')!r}, init_lora_weights={config.get('init_lora_weights')!r}",
                 fix="Name the base as well: load_pair(base, peft_model).",
             )
-    return without_adapters(judge), judge
+    return without_adapters(cast(PreTrainedModel, model.get_base_model())), judge
 
 
 def _own_parameters(base: PreTrainedModel, written: set[str], config: PeftConfig) -> dict[Tensor, Tensor]:
@@ -212,7 +218,11 @@ def _put_back(judge: nn.Module, originals: Mapping[int, Tensor]) -> None:
 def _unchanged(parameter: Tensor, original: Tensor) -> bool:
     if parameter.shape != original.shape or parameter.dtype != original.dtype:
         return False
-    return original.is_meta or parameter.data_ptr() == original.data_ptr() or torch.equal(parameter.detach(), original.detach())
+    return (
+        original.is_meta
+        or parameter.data_ptr() == original.data_ptr()
+        or torch.equal(parameter.detach(), original.detach())
+    )
 
 
 def _gpus(model: nn.Module) -> list[int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
+from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
@@ -53,6 +54,20 @@ def merged_copy(judge: PreTrainedModel) -> PreTrainedModel:
         clone.config.tie_word_embeddings = False
         clone.all_tied_weights_keys = {}
     return _forget_peft(clone)
+
+
+def unwrap_norms(judge: PreTrainedModel) -> None:
+    """Put trained norms in the place of the wrappers that choose them, in place.
+
+    What LN tuning trains is a norm like the one it replaces; TransformerLens reads a norm's weight and
+    would read the wrapped one.
+    """
+
+    def trained(_: str, layer: BaseTunerLayer) -> nn.Module:
+        norms = layer.ln_tuning_layers if isinstance(layer, LNTuningLayer) else {}
+        return next((norms[name] for name in layer.active_adapters if name in norms), cast(nn.Module, layer))
+
+    replace_layers(judge, trained, saved=lambda wrapper: wrapper)
 
 
 def replace_layers(
