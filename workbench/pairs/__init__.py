@@ -12,11 +12,13 @@ from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.resident import Switch, one_resident
+from workbench.pairs.scores import HeadScores
 
 __all__ = [
     "BaseCandidates",
     "EmbeddedPair",
     "Guard",
+    "HeadScores",
     "MemoryEstimate",
     "Pair",
     "PairReport",

@@ -55,7 +55,8 @@ def load_pair(
     Args:
         base: Hub id, local folder, live Hugging Face module, or the name of an embedded pair (``"demo"``).
             A live ``PeftModel`` alone is a whole pair: its base, and itself.
-        judge: Hub id, folder or live module of the judge, or of an adapter on ``base``; None for embedded pairs.
+        judge: Hub id, folder or live module of the judge, or of an adapter on ``base``; None for embedded pairs. Under
+            a judge with a classification head a base that writes text is a probe: it is read through the judge's head.
         tokenizer: Tokenizer of both; by default the judge's own, compared with the base's. Required for live modules.
         format: Judge format by name or object; an embedded pair brings its own.
         revision: Hub revision of both, or a mapping with keys ``base`` and ``judge``.
