@@ -366,8 +366,8 @@ def test_a_damaged_or_missing_shard_is_refused_by_name(tmp_path):
         weight_delta(base, tmp_path / "base")
 
 
-def test_offloaded_weights_are_read_from_their_files(tmp_path):
-    from accelerate import disk_offload
+def test_offloaded_weights_are_read_from_where_they_are_kept(tmp_path):
+    from accelerate import disk_offload, init_empty_weights
     from transformers import AutoModelForCausalLM
 
     base = tiny_model("llama")
@@ -377,9 +377,10 @@ def test_offloaded_weights_are_read_from_their_files(tmp_path):
     disk_offload(loaded, tmp_path / "offload", execution_device=torch.device("cpu"))
     assert all(p.is_meta for p in loaded.parameters())
     assert_equals_oracle(weight_delta(base, loaded), base, judge)
-    loaded.config._name_or_path = ""
-    with pytest.raises(CheckpointError, match="offloaded"):
-        weight_delta(base, loaded)
+    with init_empty_weights():
+        hollow = AutoModelForCausalLM.from_config(base.config)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        weight_delta(base, hollow)
 
 
 def test_grouping_is_tidy_and_adds_up():

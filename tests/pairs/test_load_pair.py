@@ -114,12 +114,33 @@ def test_a_failed_guard_carries_the_whole_table(folders):
 
 def test_unrelated_models_load_with_a_warning_that_every_result_carries(folders):
     pair = load_pair(folders / "base", folders / "stranger", format="pairwise", doctor=False, device="cpu")
-    assert any("relative weight distance" in warning for warning in pair.report.warnings)
+    (said,) = [warning for warning in pair.report.warnings if "relative weight distance" in warning]
+    assert "which_base" in said
 
 
-def test_a_pair_of_one_model_says_so(folders):
-    pair = load_pair(folders / "base", folders / "base", format="pairwise", doctor=False, device="cpu")
+def test_a_pair_of_one_model_is_refused_unless_asked_for_by_name(folders):
+    with pytest.raises(PairMismatch, match="no weight differs: base and judge are the same model") as refused:
+        load_pair(folders / "base", folders / "base", format="pairwise", doctor=False, device="cpu")
+    assert "allow_identical=True" in refused.value.fix
+    pair = load_pair(
+        folders / "base", folders / "base", format="pairwise", doctor=False, device="cpu", allow_identical=True
+    )
     assert any("same model" in warning for warning in pair.report.warnings)
+    assert not pair.delta().moved
+
+
+def test_an_adapter_that_was_never_trained_is_refused(folders, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(weight_sharing_shadow(tiny_model()), config).save_pretrained(tmp_path / "untrained")
+    with pytest.raises(PairMismatch, match="no weight differs") as refused:
+        load_pair(folders / "base", tmp_path / "untrained", format="pairwise", doctor=False, device="cpu")
+    assert "never trained" in refused.value.fix
+
+
+def test_a_judge_that_is_the_base_in_another_precision_says_so(folders, tmp_path):
+    _save(tiny_model().to(torch.bfloat16), tmp_path / "saved")
+    pair = load_pair(folders / "base", tmp_path / "saved", format="pairwise", doctor=False, device="cpu")
+    assert any("no weight differs beyond rounding to bfloat16" in warning for warning in pair.report.warnings)
 
 
 def test_another_tokenizer_is_refused(folders, tmp_path):
@@ -282,5 +303,6 @@ def test_a_missing_judge_is_noticed_before_the_base_is_loaded(monkeypatch):
 def test_an_embedded_name_can_be_the_base_of_another_judge():
     from workbench.pairs import embedded_pair
 
-    pair = load_pair("demo", embedded_pair("demo").base, format="demo", doctor=False, device="cpu")
+    base = embedded_pair("demo").base
+    pair = load_pair("demo", base, format="demo", doctor=False, device="cpu", allow_identical=True)
     assert not pair.delta().moved

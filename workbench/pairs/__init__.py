@@ -13,8 +13,11 @@ from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.resident import Switch, one_resident
 from workbench.pairs.scores import HeadScores
+from workbench.pairs.unloaded import UnloadedCheck, check_files
 
 __all__ = [
+    "UnloadedCheck",
+    "check_files",
     "BaseCandidates",
     "EmbeddedPair",
     "Guard",

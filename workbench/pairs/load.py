@@ -47,6 +47,7 @@ def load_pair(
     trust_remote_code: bool = False,
     added_tokens: AddedTokens = "refuse",
     check_memory: bool = True,
+    allow_identical: bool = False,
     doctor: bool = True,
     seed: int = 0,
 ) -> Pair:
@@ -76,6 +77,7 @@ def load_pair(
             they are and refuses prompts that use one; ``"mean"`` and ``"judge"`` give the base, in a clone sharing
             its weights, rows that are the mean of its own or the judge's.
         check_memory: Whether a pair whose weights won't fit into memory is refused before anything is loaded.
+        allow_identical: Whether a judge none of whose weights differs from the base's may pass, with a warning.
         doctor: Whether the three executors examine both models (a few forwards; recorded when left out).
         seed: Seed of the probes the guards draw.
 
@@ -118,7 +120,7 @@ def load_pair(
         *guards.quantisation_guards(loaded.base, loaded.judge),
         *tokens.guards,
         *guards.tokenizer_guards(tokens.base, tokens.judge, vocabulary),
-        *guards.weight_guards(loaded.base, loaded.judge),
+        *guards.weight_guards(loaded.base, loaded.judge, allow_identical=allow_identical),
         *guards.merge_guards(loaded.judge, seed=seed),
         *loaded.guards,
         format_guard,

@@ -129,7 +129,14 @@ class Pair:
         prompts = [
             self.format.render(item, order=order, tokenizer=self.tokenizer) for item in items for order in orders
         ]
-        encoded = encode(prompts, self.tokenizer, max_length=self.max_length)
+        return self.known(encode(prompts, self.tokenizer, max_length=self.max_length))
+
+    def known(self, encoded: EncodedPrompts) -> EncodedPrompts:
+        """Return prompts both models can read, padded with an id both know; ``encode`` hands out such ones only.
+
+        Raises:
+            PairMismatch: A prompt uses a token that one of the models has no row for.
+        """
         rows = {"base": known_ids(self.base), "judge": known_ids(self.judge)}
         return require_rows(encoded, rows=rows, tokenizer=self.tokenizer)
 
@@ -168,9 +175,15 @@ class Pair:
             batch_size=batch_size,
         )
 
-    def delta(self) -> WeightDelta:
-        """Return how far each tensor moved, by norm; measured once."""
-        return self._cached("delta", lambda: weight_delta(self.base, self.judge))
+    def delta(self, *, spectrum: bool = True) -> WeightDelta:
+        """Return how far each tensor moved, and in how many directions; measured once.
+
+        Args:
+            spectrum: Whether spectral norms and stable ranks are wanted too; norms alone are quicker.
+        """
+        if spectrum or "delta" in self._cache:
+            return self._cached("delta", lambda: weight_delta(self.base, self.judge))
+        return self._cached("delta/norms", lambda: weight_delta(self.base, self.judge, spectrum=False))
 
     def identity(self) -> dict[str, Any]:
         """Return who this pair is, by content: fingerprints of both models, tokenizer, template and format."""

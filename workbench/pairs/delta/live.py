@@ -1,16 +1,15 @@
-"""The weights of a live module, with or without an adapter; offloaded ones are read from the files they came from."""
+"""The weights of a live module, with or without an adapter; offloaded ones come from where accelerate keeps them."""
 
 from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, ParameterError
 from workbench.pairs.adapters import Factors, TunedParameter, is_plain_lora, lora_factors, tuned_parameters
-from workbench.pairs.delta.stores import FileStore, Stored, key_of
-from workbench.pairs.modules import commit_of
+from workbench.pairs.delta.stores import Stored, key_of
+from workbench.pairs.offloaded import value_of
 from workbench.pairs.quantised import dequantised, is_quantised
-from workbench.pairs.sources import Source
 
 
 class ModuleStore:
@@ -31,7 +30,6 @@ class ModuleStore:
         self._tuned: dict[str, TunedParameter] = {}
         self.entries: dict[str, Stored] = {}
         self.aliases: dict[str, str] = {}
-        self._files: FileStore | None = None
         self._plain: tuple[str, Tensor] | None = None
         self._owners = {
             id(parameter): child for child in module.modules() for parameter in child.parameters(recurse=False)
@@ -46,8 +44,8 @@ class ModuleStore:
         """Return rows of a parameter as it acts: merged where an adapter layer sits on it, decoded where quantised."""
         held = self._tuned[key].held
         if held is not None and held.is_meta:
-            return self._offloaded().rows(key, start, stop)
-        if held is not None and is_quantised(held):
+            whole = self._lent(key, held)
+        elif held is not None and is_quantised(held):
             whole = self._decoded(key)
         else:
             whole = cast(Tensor, self._tuned[key].effective()).detach()
@@ -93,18 +91,21 @@ class ModuleStore:
             self._plain = key, dequantised(self._owners[id(self._tuned[key].held)])
         return self._plain[1]
 
-    def _offloaded(self) -> FileStore:
-        if self._files is None:
-            name = getattr(getattr(self._module, "config", None), "_name_or_path", "")
-            if not name:
+    def _lent(self, key: str, held: Tensor) -> Tensor:
+        """Return an offloaded parameter from where it is kept; one at a time is held here."""
+        if self._plain is None or self._plain[0] != key:
+            owner = self._owners.get(id(held))
+            leaf = self._tuned[key].leaf
+            try:
+                self._plain = key, value_of(cast(nn.Module, owner), leaf)
+            except ParameterError as err:
                 raise CheckpointError(
-                    "weights of this module are offloaded, and it doesn't say which files they came from.",
+                    "this module holds no weights, and nothing lends it any.",
                     argument=self._argument,
-                    got=type(self._module).__name__,
+                    got=f"{self.label}: {self.entries[key].name}",
                     fix="Compare the folders or Hub ids themselves, e.g. weight_delta(base_folder, judge_folder).",
-                )
-            self._files = FileStore(Source(given=name, argument=self._argument, revision=commit_of(self._module)))
-        return self._files
+                ) from err
+        return self._plain[1]
 
 
 def _is_product(tuned: TunedParameter) -> bool:

@@ -4,15 +4,16 @@ Each guard is a function that returns one row of the pair table. Structural guar
 alone when they fail, since weights of two shapes can't be subtracted and a forward may not even run.
 """
 
-from workbench.pairs.guards.adapters import merge_guards
+from workbench.pairs.guards.adapters import adapter_guards, merge_guards
 from workbench.pairs.guards.executors import doctor_guards
 from workbench.pairs.guards.sources import quantisation_guards, source_guards, tokenizer_guard
 from workbench.pairs.guards.structure import structure_guards
 from workbench.pairs.guards.tokens import tokenizer_guards
-from workbench.pairs.guards.weights import DISTANT, weight_guards
+from workbench.pairs.guards.weights import delta_guards, weight_guards
 
 __all__ = [
-    "DISTANT",
+    "adapter_guards",
+    "delta_guards",
     "doctor_guards",
     "merge_guards",
     "quantisation_guards",
