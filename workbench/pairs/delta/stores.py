@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 
 import huggingface_hub
 import torch
@@ -52,6 +52,7 @@ class Stored(NamedTuple):
     """Its data type; None when it holds codes (quantised weights) and no numbers."""
 
 
+@runtime_checkable
 class TensorStore(Protocol):
     """The weights of one side."""
 
