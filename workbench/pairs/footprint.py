@@ -39,7 +39,7 @@ class MemoryPart(NamedTuple):
     """What to know about it."""
 
 
-def readable(size: float) -> str:
+def readable(size: float | int) -> str:
     """Return a number of bytes with a unit."""
     power = min(int(math.log10(size) // 3), len(_UNITS) - 1) if size >= 1 else 0
     return f"{size / 1000**power:.3g} {_UNITS[power]}"
