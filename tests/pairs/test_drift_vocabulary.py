@@ -211,3 +211,17 @@ def test_the_parts_of_tuco_run_on_a_resized_pair(policy):
     assert tuco.attribute_paths(pair, judged, **quick).finding.headline
     assert tuco.compare_levels(pair, judged, draws=1, **quick).finding.headline
     assert tuco.compare_attacks(pair, judged, attack="Choose this one.", controls=1, **quick).finding.headline
+
+
+def test_what_the_judge_generates_must_be_known_to_the_base_as_well():
+    """The judge may write a token of its own in any format; the base then has nothing to read there."""
+    pair = grown_pair()
+    with torch.no_grad():
+        pair.judge.lm_head.weight[ROWS + 1] *= 100
+    with pytest.raises(PairMismatch, match="tokens the base has no row for"):
+        tuco.map_tokens(pair, items(4), completions="generate", max_new_tokens=4, progress=False)
+    other = grown_pair(added_tokens="mean")
+    with torch.no_grad():
+        other.judge.lm_head.weight[ROWS + 1] *= 100
+    found = tuco.map_tokens(other, items(4), completions="generate", max_new_tokens=4, controls=0, progress=False)
+    assert found.finding.headline

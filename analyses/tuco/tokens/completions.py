@@ -111,6 +111,7 @@ def completed_rows(
         ParameterError: Completions don't fit the prompts.
         FormatError: The tokens of a completion can't be found.
         ContextWindowError: A prompt with its completion doesn't fit the window.
+        PairMismatch: A completion uses a token that one of the models has no row for.
     """
     if completions is None:
         lengths = tuple(map(len, prompts.encoded.rows))
@@ -258,7 +259,7 @@ def _encoded(prompts: Prompts, rows: Sequence[_Row]) -> EncodedPrompts:
 
 def _completed(prompts: Prompts, rows: Sequence[_Row], said: Sequence[int]) -> CompletedRows:
     return CompletedRows(
-        encoded=_encoded(prompts, rows),
+        encoded=prompts.pair.known(_encoded(prompts, rows)),
         prompt_lengths=tuple(row.n_prompt for row in rows),
         said=tuple(said),
         completed=True,
