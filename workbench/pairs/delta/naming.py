@@ -52,7 +52,7 @@ def kind_of(name: str) -> str:
     return _KINDS.get(called, called)
 
 
-def place(name: str) -> float:
+def place(name: str) -> float | int:
     """Return where in the order of reading a parameter stands: embeddings, layers, what comes after them."""
     layer = layer_of(name)
     if layer is not None:
