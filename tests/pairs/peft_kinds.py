@@ -10,12 +10,21 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from workbench.hooks import weight_sharing_shadow
+from workbench.tokens import TokenBatch
 
 MATRICES = {"gpt2": ["attn.c_attn", "mlp.c_proj"], "neox": ["query_key_value", "dense_4h_to_h"]}
 """One matrix that reads the residual stream and one that writes it; q_proj and down_proj elsewhere."""
 NORMS = {"gpt2": ["ln_1", "ln_f"], "neox": ["input_layernorm", "final_layer_norm"]}
 EMBEDDINGS = {"gpt2": "wte", "neox": "embed_in"}
 HEADS = {"neox": "embed_out"}
+
+TOKENS = [5, 9, 31]
+"""Ids whose embeddings the kinds that train tokens change; they stand in ``BATCH``."""
+BATCH = TokenBatch.from_rows([[1, *TOKENS, 77, 140, 201, 9, 260, 33, 18, 5], [1, 88, 31, 250, 5, 12]], pad_id=0)
+LINEAR_ONLY = frozenset(
+    "olora oft boft loha lokr hra miss shira c3a road delora beft glora peanut psoft supertuning".split()
+)
+"""Kinds that peft can't put on GPT-2's transposed matrices; there they sit on the (tied) head."""
 
 Config = Callable[[str], peft.PeftConfig]
 
@@ -57,7 +66,7 @@ def _tokens_beside(architecture: str) -> peft.PeftConfig:
     return peft.LoraConfig(
         r=4,
         target_modules=matrices(architecture),
-        trainable_token_indices={embedding(architecture): [5, 9, 31]},
+        trainable_token_indices={embedding(architecture): TOKENS},
         task_type="CAUSAL_LM",
     )
 
@@ -97,21 +106,19 @@ KINDS: Mapping[str, Config] = {
     "hra": _on_matrices(peft.HRAConfig, r=4),
     "miss": _on_matrices(peft.MissConfig, r=4),
     "shira": _on_matrices(peft.ShiraConfig, r=4, random_seed=0),
-    "randlora": _on_matrices(peft.RandLoraConfig, r=4),
+    "randlora": _on_matrices(peft.RandLoraConfig, r=4, randlora_alpha=8),
     "vblora": _on_matrices(peft.VBLoRAConfig, r=4, num_vectors=16, vector_length=32),
     "c3a": _on_matrices(peft.C3AConfig, block_size=32),
     "waveft": _on_matrices(peft.WaveFTConfig, n_frequency=50),
     "road": _on_matrices(peft.RoadConfig, group_size=32),
     "delora": _on_matrices(peft.DeloraConfig, r=4),
     "gralora": _on_matrices(peft.GraloraConfig, r=4),
-    "trainable_tokens": _on(lambda a: [embedding(a)], peft.TrainableTokensConfig, token_indices=[5, 9, 31]),
-    "adamss": _on_matrices(peft.AdamssConfig, r=8, num_subspaces=2),
+    "trainable_tokens": _on(lambda a: [embedding(a)], peft.TrainableTokensConfig, token_indices=TOKENS),
     "beft": _on_matrices(peft.BeftConfig),
     "deft": _on_matrices(peft.DeftConfig, r=4),
     "frod": _on_matrices(peft.FrodConfig, progressbar=False),
     "glora": _on_matrices(peft.GloraConfig, r=4),
     "hira": _on_matrices(peft.HiraConfig, r=4),
-    "lily": _on_matrices(peft.LilyConfig, r=4, num_B=2),
     "peanut": _on_matrices(peft.PeanutConfig, r=4),
     "psoft": _on_matrices(peft.PsoftConfig, r=4),
     "pvera": lambda a: peft.PveraConfig(target_modules=matrices(a)[:1], r=4, task_type="CAUSAL_LM"),
@@ -126,7 +133,7 @@ def trained(base: PreTrainedModel, kind: str, architecture: str, *, size: float 
     """Return a live adapter of ``kind`` on a copy of ``base``, with every trained tensor moved at random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = get_peft_model(_own_copy(base), KINDS[kind](architecture))
+        model = get_peft_model(own_copy(base), configuration(kind, architecture))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -134,12 +141,21 @@ def trained(base: PreTrainedModel, kind: str, architecture: str, *, size: float 
     return model.eval()
 
 
+def configuration(kind: str, architecture: str) -> peft.PeftConfig:
+    """Return the configuration of a kind on an architecture."""
+    config: Any = KINDS[kind](architecture)
+    if architecture == "gpt2" and kind in LINEAR_ONLY:
+        config.target_modules = {"lm_head"}
+    return config
+
+
 def saved(base: PreTrainedModel, kind: str, architecture: str, folder: Path) -> Path:
     """Save such an adapter and return its folder."""
-    trained(base, kind, architecture).save_pretrained(folder)
+    trained(base, kind, architecture).save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 
-def _own_copy(base: PreTrainedModel) -> PreTrainedModel:
+def own_copy(base: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy that shares no parameter."""
     fresh = {p: torch.nn.Parameter(p.detach().clone()) for p in base.parameters()}
     return weight_sharing_shadow(base, replace=fresh)
