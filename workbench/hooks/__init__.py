@@ -9,13 +9,13 @@ from workbench.hooks.executor import Executor, LogitsKept, Run
 from workbench.hooks.heads import HeadKind, classification_head, forward_logits, head_kind
 from workbench.hooks.last_tokens import TailPlan, last_tokens_only
 from workbench.hooks.lens_backend import BridgeBackend
-from workbench.hooks.nnsight_backend import NNsightBackend
+from workbench.hooks.nnsight_backend import NNsightBackend, nnsight_model
 from workbench.hooks.observe import input_device, running_device
 from workbench.hooks.patterns import AttentionRun, attention_patterns, mixed_values
 from workbench.hooks.ports import Port
 from workbench.hooks.precise import float32_blocks
 from workbench.hooks.reading import Reader
-from workbench.hooks.shadow import weight_sharing_shadow
+from workbench.hooks.shadow import boot_bridge, weight_sharing_shadow
 from workbench.hooks.shared_prefix import shared_prefix_run
 from workbench.hooks.sites import Component, Site
 from workbench.hooks.torch_backend import HooksBackend, forwards_replaced
@@ -45,6 +45,7 @@ __all__ = [
     "Subspace",
     "TailPlan",
     "attention_patterns",
+    "boot_bridge",
     "classification_head",
     "doctor",
     "float32_blocks",
@@ -55,6 +56,7 @@ __all__ = [
     "last_tokens_only",
     "mixed_values",
     "module_lock",
+    "nnsight_model",
     "running_device",
     "shared_prefix_run",
     "weight_sharing_shadow",

@@ -41,7 +41,7 @@ from workbench.hooks.executor import (
     last_stop,
     random_state_kept,
 )
-from workbench.hooks.heads import check_writes
+from workbench.hooks.heads import check_writes, classification_head
 from workbench.hooks.observe import at_input, forward_accepts
 from workbench.hooks.ports import Port, Side, first, put_first
 from workbench.hooks.program import Program, Record, prepare
@@ -83,9 +83,7 @@ class NNsightBackend:
         self.module, self.anatomy, self.around = module, anatomy, around
         self._trace_kwargs = {} if remote is None else {"remote": remote}
         self._nnsight = _import_nnsight()
-        with module_lock(module):
-            task = "text-classification" if anatomy.pooled else "text-generation"
-            self._model = self._nnsight.TransformersModel(module, tokenizer=copy.deepcopy(tokenizer), task=task)
+        self._model = nnsight_model(module, tokenizer=tokenizer)
 
     def run(
         self,
@@ -182,6 +180,19 @@ class NNsightBackend:
             saved = _traced(self._nnsight, self._model, encoded, kwargs | self._trace_kwargs, plan)
         record = Record(captured=saved["captured"], versions=saved["versions"], changed=saved["changed"])
         return Run(logits=kept_logits(saved.get("logits"), logits), activations=program.finish(record))
+
+
+def nnsight_model(module: nn.Module, *, tokenizer: Any) -> Any:
+    """Return an nnsight model of a module; it wraps the module in place, inertly.
+
+    Args:
+        module: A Hugging Face causal language model, or decoder with a classification head.
+        tokenizer: Its tokenizer; copied, because nnsight changes its padding side.
+    """
+    nnsight = _import_nnsight()
+    task = "text-generation" if classification_head(module) is None else "text-classification"
+    with module_lock(module):
+        return nnsight.TransformersModel(module, tokenizer=copy.deepcopy(tokenizer), task=task)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -13,11 +13,15 @@ from workbench.hooks import Anatomy, HeadKind, HooksBackend, head_kind, input_de
 from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
+from workbench.pairs.handing_out import bridge_of, traceable_model
 from workbench.pairs.modules import attention_of, embedding_of, label_names
 from workbench.pairs.report import PairReport
 from workbench.pairs.scores import HeadScores, Scored, encoded_texts, head_scores, require_scores, require_written
 from workbench.pairs.templates import asked_with
 from workbench.pairs.vocabulary import Vocabulary, known_ids, require_rows
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 Side = Literal["base", "judge"]
 
@@ -111,6 +115,38 @@ class Pair:
     def executor(self, side: Side) -> HooksBackend:
         """Return the hot-path executor (plain hooks) of one side."""
         return self._cached(f"executor/{side}", lambda: HooksBackend(self.module(side), self.anatomy(side)))
+
+    def bridge(self, side: Side, *, share: bool = True) -> "TransformerBridge":
+        """Return a new TransformerBridge of one side, an adapter merged, whose logits were compared with the pair's.
+
+        It sits on a clone of the module tree, so that hooks, compatibility mode and other settings never reach the
+        pair; only the weights themselves are shared.
+
+        Args:
+            side: Base or judge.
+            share: False gives the bridge weights of its own, to be edited in place.
+
+        Raises:
+            ExecutorDisagreement: TransformerLens gives other logits than the pair.
+            PairMismatch: The adapter can't be merged exactly.
+        """
+        return bridge_of(self.executor(side), self.tokenizer, share=share)
+
+    def nnsight(self, side: Side) -> Any:
+        """Return an nnsight model of one side: a clone sharing its weights, unmerged, wrapped once."""
+        return self._cached(f"nnsight/{side}", lambda: traceable_model(self.module(side), self.tokenizer))
+
+    def trace(self, side: Side, *inputs: Any, **options: Any) -> Any:
+        """Open an nnsight trace on one side: ``with pair.trace("judge", text) as tracer:``.
+
+        Inside, modules are reached through :meth:`nnsight`, which gives the same model every time, or ``tracer.envoy``.
+
+        Args:
+            side: Base or judge.
+            inputs: Text, token ids, or what else nnsight takes.
+            options: Keyword arguments of nnsight's ``trace``.
+        """
+        return self.nnsight(side).trace(*inputs, **options)
 
     def encode(self, items: Sequence[JudgeItem], *, orders: Sequence[Order] = ORDERS) -> EncodedPrompts:
         """Render items in the pair's format and tokenise them, item by item and order by order.
