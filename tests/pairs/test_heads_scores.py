@@ -13,7 +13,7 @@ from analyses.tuco.readout import ScalarHead
 from tests.pairs.head_pairs import LABELS, TEXTS, random_headed, saved, write_folders
 from tests.tiny_models import LAYERS, tiny_classifier, tiny_tokenizer
 from workbench.errors import ContextWindowError, FormatError, ItemError, ParameterError
-from workbench.pairs import load_pair
+from workbench.pairs import load_pair, scaled_logits
 from workbench.pairs.heads import active_head
 from workbench.pairs.tiny import scaled_noise, tiny_pair, tuned_copy
 from workbench.tokens import TokenBatch
@@ -80,7 +80,6 @@ def test_order_and_batch_size_dont_matter(reward):
         ([], {}, ItemError, "nothing to score"),
         ("one text", {}, ParameterError, "list of texts"),
         (["word " * 400], {}, ContextWindowError, "longer than the models' window"),
-        (TEXTS, {"sides": ["juge"]}, ParameterError, "no such side"),
         (TEXTS, {"prompt_ids": ["a"]}, ParameterError, "one label per text"),
         (TEXTS, {"batch_size": 0}, ParameterError, "too small"),
     ],
@@ -145,3 +144,15 @@ def test_what_was_tuned_in_one_block_is_found_there(tmp_path):
     assert not parts[:, :2].any()
     assert parts[:, 2].all()
     assert isinstance(pair.judge, type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge")))
+
+
+def test_scaled_fine_tuning_reads_the_head_at_every_position(reward):
+    rows = [tiny_tokenizer()(text)["input_ids"] for text in TEXTS]
+    batch = TokenBatch.from_rows(rows, pad_id=0)
+    for alpha, side in ((1.0, "judge"), (0.0, "base")):
+        plain = reward.executor(side).run(batch, logits="all").logits
+        scaled = scaled_logits(reward, batch, alpha=alpha, ends=side)
+        assert scaled.shape == plain.shape
+        torch.testing.assert_close(scaled[batch.mask], plain[batch.mask], atol=5e-5, rtol=0)
+        last = scaled_logits(reward, batch, alpha=alpha, ends=side, logits="last")
+        torch.testing.assert_close(last, plain[:, -1], atol=5e-5, rtol=0)
