@@ -114,7 +114,7 @@ KINDS: Mapping[str, Config] = {
     "delora": _on_matrices(peft.DeloraConfig, r=4),
     "gralora": _on_matrices(peft.GraloraConfig, r=4),
     "trainable_tokens": _on(lambda a: [embedding(a)], peft.TrainableTokensConfig, token_indices=TOKENS),
-    "beft": _on_matrices(peft.BeftConfig),
+    "beft": _on(lambda a: matrices(a)[:1], peft.BeftConfig),
     "deft": _on_matrices(peft.DeftConfig, r=4),
     "frod": _on_matrices(peft.FrodConfig, progressbar=False),
     "glora": _on_matrices(peft.GloraConfig, r=4),
@@ -147,6 +147,11 @@ def configuration(kind: str, architecture: str) -> peft.PeftConfig:
     if architecture == "gpt2" and kind in LINEAR_ONLY:
         config.target_modules = {"lm_head"}
     return config
+
+
+def fits(kind: str, architecture: str) -> bool:
+    """Return whether a kind has something to change there: BEFT needs modules with a bias."""
+    return kind != "beft" or architecture in ("llama", "neox")
 
 
 def saved(base: PreTrainedModel, kind: str, architecture: str, folder: Path) -> Path:

@@ -1,12 +1,13 @@
 """What loading an adapter may do behind one's back, and what is refused."""
 
 import copy
+import functools
 import json
 import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from peft import BeftConfig, LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.pairs.peft_kinds import BATCH, matrices, own_copy, saved, trained
@@ -151,6 +152,16 @@ def test_olora_on_transposed_matrices_is_refused_before_it_crashes(tmp_path):
     get_peft_model(own_copy(base), config).save_pretrained(tmp_path)
     with pytest.raises(PairMismatch, match="don't fit the matrix they sit on"):
         attach_adapter(base, tmp_path)
+
+
+@pytest.mark.parametrize("config", [BeftConfig, functools.partial(LoraConfig, r=2, lora_bias=True)])
+def test_biases_where_the_base_has_none_are_refused(config, tmp_path):
+    base = tiny_model("gemma2")
+    live = get_peft_model(own_copy(base), config(target_modules=["q_proj"], task_type="CAUSAL_LM")).eval()
+    live.save_pretrained(tmp_path)
+    for load in (lambda: attach_adapter(base, tmp_path), lambda: split_peft(live)):
+        with pytest.raises(PairMismatch, match="adds biases to modules that have none"):
+            load()
 
 
 def test_a_kind_that_peft_cant_put_on_an_architecture_is_refused_in_words(tmp_path):

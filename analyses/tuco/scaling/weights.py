@@ -18,7 +18,6 @@ from workbench.pairs import Pair, Side
 from workbench.pairs.adapters import (
     is_plain_lora,
     merged_tensors,
-    no_place,
     replace_layers,
     tuner_layers,
     untuned_name,
@@ -63,9 +62,7 @@ def _line(tuned: BaseTunerLayer, plain: nn.Module, base: Mapping[str, Tensor], *
     held = dict(tuned.get_base_layer().named_parameters())
     merged = merged_tensors(tuned) if scale != 0.0 else {}
     for leaf, own in {**held, **merged}.items():
-        original = base.get(f"{name}.{leaf}")
-        if original is None:
-            raise no_place(leaf, plain)
+        original = base[f"{name}.{leaf}"]
         if own is original:
             continue
         start = original.detach().to(own.device)

@@ -7,7 +7,7 @@ from workbench.pairs.adapters.attach import (
     live_judge,
     split_peft,
 )
-from workbench.pairs.adapters.changes import TunedParameter, merged_tensors, no_place, tuned_parameters, weight_change
+from workbench.pairs.adapters.changes import TunedParameter, merged_tensors, tuned_parameters, weight_change
 from workbench.pairs.adapters.kinds import AdapterKind, adapter_kind, adapter_kinds
 from workbench.pairs.adapters.layers import (
     Factors,
@@ -38,7 +38,6 @@ __all__ = [
     "lora_factors",
     "merge_error",
     "merged_tensors",
-    "no_place",
     "replace_layers",
     "split_peft",
     "tuned_parameters",

@@ -28,7 +28,7 @@ from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.adapters.growth import grow_vocabulary
 from workbench.pairs.adapters.kinds import require_supported
 from workbench.pairs.adapters.landing import require_landed
-from workbench.pairs.adapters.layers import is_plain_lora, lora_factors, tuner_layers, untuned_name
+from workbench.pairs.adapters.layers import bare_bias, is_plain_lora, lora_factors, tuner_layers, untuned_name
 from workbench.pairs.adapters.plain import unwrap_norms, without_adapters
 from workbench.pairs.offloaded import is_offloaded, join, not_dispatched_again, stand_in
 from workbench.pairs.quantised import is_quantised
@@ -73,7 +73,7 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
             fix="Load it on the base named in its adapter_config.json.",
         ) from err
     require_landed(wrapped, stored, folder=folder)
-    _require_fitting_factors(wrapped)
+    _require_mergeable(wrapped)
     judge = cast(PreTrainedModel, wrapped.get_base_model()).eval()
     _require_plain_on_offloaded(judge, base)
     _put_back(judge, {id(mine): original for original, mine in own.items()})
@@ -106,7 +106,7 @@ def live_judge(model: PeftModel) -> PreTrainedModel:
 
     Raises:
         CheckpointError: Its kind of adapter can't be a judge.
-        PairMismatch: No adapter is active, or it is merged.
+        PairMismatch: No adapter is active, it is merged, or it has no merged form.
     """
     live_adapter_type(model)
     judge = cast(PreTrainedModel, model.get_base_model())
@@ -124,6 +124,7 @@ def live_judge(model: PeftModel) -> PreTrainedModel:
             argument="judge",
             fix="Call `unmerge_adapter()` first.",
         )
+    _require_mergeable(model)
     if not any(isinstance(layer, LNTuningLayer) for _, layer in layers):
         return judge
     clone = weight_sharing_shadow(judge)
@@ -192,12 +193,19 @@ def _rewrites(config: Mapping[str, Any]) -> bool:
     return isinstance(start, str) and start.lower().startswith(_REWRITING)
 
 
-def _require_fitting_factors(wrapped: PeftModel) -> None:
-    """Refuse LoRA factors of the wrong shape; peft's OLoRA makes them on GPT-2's transposed matrices."""
+def _require_mergeable(wrapped: PeftModel) -> None:
+    """Refuse layers that no weights stand for; peft makes some of them and fails, or not, when they run."""
     for name, layer in tuner_layers(wrapped.get_base_model()):
+        if bare_bias(layer):
+            raise PairMismatch(
+                "the adapter adds biases to modules that have none, so no weights of the base's shape stand for it.",
+                argument="judge",
+                got=name,
+                fix="Train it without biases, or on modules that have one.",
+            )
         width = getattr(layer, "in_features", None)
         for a, _, _ in lora_factors(layer) if is_plain_lora(layer) and width is not None else ():
-            if a.shape[1] != width:
+            if a.shape[1] != width:  # peft's OLoRA on GPT-2's transposed matrices
                 raise PairMismatch(
                     "the adapter's factors don't fit the matrix they sit on, so the judge can't run.",
                     argument="judge",

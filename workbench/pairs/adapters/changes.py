@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from jaxtyping import Float
-from peft.tuners.beft.layer import BeftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -63,14 +62,10 @@ def merged_tensors(layer: BaseTunerLayer) -> dict[str, Tensor]:
     own = copy.deepcopy(cast(nn.Module, layer))
     own.to(torch.promote_types(next(iter(before.values())).dtype, torch.float32))
     merging = cast(BaseTunerLayer, own)
-    plain = merging.get_base_layer()
-    if isinstance(layer, BeftLayer) and plain.bias is None:
-        weight = cast(Tensor, plain.weight)
-        plain.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))  # peft adds to a bias that isn't there
     try:
         with torch.no_grad():
             merging.merge()
-    except (NotImplementedError, ValueError) as err:
+    except (NotImplementedError, ValueError, RuntimeError) as err:
         raise PairMismatch(
             "this adapter can't be merged into the weights.",
             argument="judge",
@@ -79,20 +74,8 @@ def merged_tensors(layer: BaseTunerLayer) -> dict[str, Tensor]:
         ) from err
     after = {name: p.detach() for name, p in merging.get_base_layer().named_parameters()}
     return {
-        name: value
-        for name, value in after.items()
-        if name not in before or not torch.equal(value, before[name].detach().to(value.dtype))
+        name: value for name, value in after.items() if not torch.equal(value, before[name].detach().to(value.dtype))
     }
-
-
-def no_place(leaf: str, plain: nn.Module) -> PairMismatch:
-    """Return the refusal of a merge that would need a parameter the base's module doesn't have."""
-    return PairMismatch(
-        "the adapter trains a bias that the base's module doesn't have, so a merged model has no place for it.",
-        argument="judge",
-        got=f"{leaf} of {type(plain).__name__}",
-        fix="Use the adapter as it is; only what needs merged weights is out of reach.",
-    )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -101,13 +84,13 @@ class TunedParameter:
 
     leaf: str
     """Its name in the wrapped module, e.g. ``"weight"``."""
-    held: Tensor | None
-    """The tensor the judge holds, without what adapter layers add; None where the base has none (a trained bias)."""
+    held: Tensor
+    """The tensor the judge holds, without what adapter layers add."""
     layer: BaseTunerLayer | None
     """The adapter layer that acts on it; None when it is a plain parameter of the judge."""
     _memory: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
-    def effective(self) -> Tensor | None:
+    def effective(self) -> Tensor:
         """Return the tensor that would stand in a merged checkpoint, in float32 where merging changes it.
 
         Raises:
@@ -124,7 +107,7 @@ class TunedParameter:
         """Return the effective tensor minus the base's, in float32; None when the judge holds the base's own tensor.
 
         Args:
-            original: The base's parameter of this name; None when it has none.
+            original: The base's parameter of this name; None, counted as zero, when it has none.
 
         Raises:
             PairMismatch: This kind of adapter can't be merged.
@@ -132,7 +115,7 @@ class TunedParameter:
         if self.layer is not None and self.leaf == "weight" and is_plain_lora(self.layer):
             return weight_change(self.layer, original=original)
         value = self.effective()
-        if value is None or value is original:
+        if value is original:
             return None
         return value.detach().float() if original is None else _minus(value, original)
 
@@ -152,9 +135,7 @@ def tuned_parameters(judge: nn.Module) -> dict[str, TunedParameter]:
         if id(parameter) not in inside:
             table[untuned_name(name)] = TunedParameter(leaf=name.rpartition(".")[2], held=parameter, layer=None)
     for name, layer in tuner_layers(judge):
-        held = _own_parameters(layer)
-        extra = {"bias": None} if isinstance(layer, BeftLayer) and "bias" not in held else {}
-        for leaf, parameter in {**held, **extra}.items():
+        for leaf, parameter in _own_parameters(layer).items():
             table[f"{untuned_name(name)}.{leaf}"] = TunedParameter(
                 leaf=leaf, held=parameter, layer=layer, _memory=memory
             )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.beft.layer import BeftLayer
 from peft.tuners.lora import Embedding, LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -40,6 +41,12 @@ def is_plain_lora(layer: BaseTunerLayer) -> bool:
     marked = {name for flags in (layer.use_dora, layer.lora_bias) for name, used in flags.items() if used}
     convolved = any(bank.weight.ndim != 2 for name, bank in layer.lora_A.items() if name in active)
     return not active & (marked | set(layer.lora_variant)) and not convolved
+
+
+def bare_bias(layer: BaseTunerLayer) -> bool:
+    """Return whether a layer adds a bias to a module that has none, so that merging has no place for it."""
+    biased = isinstance(layer, BeftLayer) or any(getattr(layer, "lora_bias", {}).values())
+    return biased and getattr(layer.get_base_layer(), "bias", None) is None
 
 
 def is_transposed(layer: BaseTunerLayer) -> bool:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs.adapters.changes import merged_tensors, no_place
+from workbench.pairs.adapters.changes import merged_tensors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -123,9 +123,7 @@ def _active_copy(wrapper: ModulesToSaveWrapper) -> nn.Module:
 
 
 def _put(plain: nn.Module, leaf: str, value: Tensor, merged: dict[int, list[nn.Parameter]]) -> None:
-    held = dict(plain.named_parameters()).get(leaf)
-    if held is None:
-        raise no_place(leaf, plain)
+    held = plain.get_parameter(leaf)
     rounded = value.to(held.dtype)
     ties = merged.setdefault(id(held), [])
     known = next((p for p in ties if torch.equal(p.detach(), rounded)), None)  # both ends of a tie, changed alike
