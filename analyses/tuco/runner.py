@@ -329,7 +329,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
         unit=reads.unit if reads is not None else "",
         exact=reads is None or reads.exact,
         choices=prompts.choices,
-        merged=prompts.pair.kind != "lora",
+        merged=prompts.pair.kind == "full",
         confirmed_unit=work.confirmed.label if work.confirmed else None,
         identical_share=work.identical,
         shortcut_error=work.shortcut,

@@ -267,7 +267,7 @@ def _random_steps(work: _Work) -> Iterator[tuple[int, Pair]]:
     pairs = list(work.stages.values())
     for k, (name, pair) in enumerate(work.stages.items()):
         before = pair.base if k == 0 else pairs[k - 1].judge
-        if k and "lora" in (pair.kind, pairs[k - 1].kind):
+        if k and (pair.kind, pairs[k - 1].kind) != ("full", "full"):
             work.prompts.notes.append(f"random changes of the norm of {name}: adapters have no common start.")
             continue
         if not any(change.change for change in weight_delta(before, pair.judge).changes):
