@@ -267,7 +267,7 @@ def controlled_items(
     if draws == 0:
         prompts.notes.append(f"random changes of equal norm ({name}=0).")
         return []
-    if not prompts.pair.delta().moved:
+    if not prompts.pair.delta(spectrum=False).moved:
         prompts.notes.append("random changes of equal norm: base and judge are the same model.")
         return []
     chosen = prompts.sample(limit, seed=seed)

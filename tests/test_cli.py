@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from workbench import cli, explore
+from workbench.cli.options import load_choices
+from workbench.cli.printing import heat_strip
+from workbench.errors import ParameterError
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
 REAL_ITEMS = Path(__file__).parents[2] / "shared" / "data" / "llmbar" / "Natural.json"
@@ -60,6 +64,99 @@ def test_check_speaks_json(folders):
     table = json.loads(done.stdout)
     assert table["comparable"] is True
     assert {"name", "status", "value", "detail"} == set(table["guards"][0])
+
+
+def test_check_shows_what_the_weights_did_and_writes_it(folders, tmp_path):
+    done = invoke(
+        "check", "-b", folders / "base", "-j", folders / "judge", "-f", "pairwise", "--device", "cpu", "-l",
+        "doctor=false", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "half of it (squared) sits in" in done.output
+    assert "relative change by kind and layer" in done.output
+    assert "all kinds" in done.output
+    page = (tmp_path / "out" / "check.html").read_text()
+    assert "may be compared" in page and "<svg" in page and "http:" not in page.replace("http://www.w3.org", "")
+    frame = pd.read_csv(tmp_path / "out" / "delta.csv")
+    assert len(frame) == 21
+    assert frame["relative"].between(0.049, 0.051).all()
+
+
+def test_check_from_files_loads_no_model_and_finds_the_same(folders, monkeypatch):
+    from transformers import PreTrainedModel
+
+    common = ["check", "-b", folders / "base", "-j", folders / "judge", "--json"]
+    loaded = json.loads(invoke(*common, "-f", "pairwise", "--device", "cpu", "-l", "doctor=false").stdout)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+    unloaded = json.loads(invoke(*common, "--files-only").stdout)
+    assert unloaded["comparable"]
+    assert unloaded["delta"]["relative"] == pytest.approx(loaded["delta"]["relative"], rel=1e-6)
+    assert [t["name"] for t in unloaded["delta"]["tensors"]] == [t["name"] for t in loaded["delta"]["tensors"]]
+
+
+def test_check_of_one_model_twice_fails_loudly(folders, monkeypatch, capsys, tmp_path):
+    same = ["-b", str(folders / "base"), "-j", str(folders / "base"), "-f", "pairwise", "-o", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["workbench", "check", *same])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert "may not be compared" in said.out
+    assert "allow_identical=True" in said.err
+    assert "same model" in (tmp_path / "check.html").read_text()
+    assert not (tmp_path / "delta.csv").exists()
+    done = invoke("check", *same[:4], "--files-only", "-l", "allow_identical=true")
+    assert done.exit_code == 0
+    assert "Nothing moved: all" in done.output
+
+
+def test_which_base_names_the_nearest(folders):
+    done = invoke("which-base", folders / "judge", folders / "wide", folders / "base")
+    assert done.exit_code == 0, done.output
+    assert "was tuned from" in done.output.replace("\n", " ")
+    table = json.loads(invoke("which-base", folders / "judge", folders / "base", "--json", "--all-tensors").stdout)
+    assert table["base"] == str(folders / "base")
+    assert table["candidates"][0]["distance"] == pytest.approx(0.05, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["device_map=auto", "trust_remote_code=true"], {"device_map": "auto", "trust_remote_code": True}),
+        (["revision.judge=1234567"], {"revision": {"judge": "1234567"}}),
+        (["subfolder.base=a", "subfolder.judge=b"], {"subfolder": {"base": "a", "judge": "b"}}),
+        (["max_memory={0: '20GiB'}"], {"max_memory": {0: "20GiB"}}),
+    ],
+)
+def test_arguments_of_load_pair_go_by_name(given, expected):
+    assert load_choices(given, named={"device": None}) == expected
+
+
+@pytest.mark.parametrize("given", ["nonsense=1", "doctor", "seed.judge=1", "revision.juge=x", "dtype=float32"])
+def test_wrong_arguments_of_load_pair_are_refused_by_name(given):
+    with pytest.raises(ParameterError, match=r"not an argument of load_pair|given twice"):
+        load_choices([given], named={"dtype": "bfloat16"})
+    with pytest.raises(ParameterError, match="given twice"):
+        load_choices(["revision.judge=x", "revision=y"], named={})
+
+
+def test_options_without_a_meaning_for_files_are_refused(folders, monkeypatch, capsys):
+    files = ["-b", str(folders / "base"), "-j", str(folders / "judge"), "--files-only", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["workbench", "check", *files])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "no model is loaded" in capsys.readouterr().err
+
+
+def test_the_strip_shades_what_moved_and_leaves_the_rest(folders):
+    from workbench.pairs import weight_delta
+
+    base = tiny_model()
+    planted = tuned_copy(base, change=scaled_noise(0.1, only="layers.1.mlp.down_proj"))
+    text = heat_strip(weight_delta(base, planted)).plain.splitlines()
+    rows = {line[:9].strip(): line[10:] for line in text[2:]}
+    assert rows["down"].startswith("··██")
+    assert rows["q"].startswith("····")
 
 
 def test_run_writes_a_result_and_a_page(folders, tmp_path):
@@ -169,7 +266,7 @@ def test_every_analysis_runs_from_a_shell(folders, tmp_path, analysis):
         "-p", "controls=0", *more,
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
-    (loaded,) = cli._load_results(tmp_path)
+    (loaded,) = cli.load_results(tmp_path)
     assert type(loaded).__name__ == cli.ANALYSES[analysis].result
     assert loaded.meta.analysis == analysis
     assert (tmp_path / "report.html").is_file()

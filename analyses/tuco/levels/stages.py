@@ -270,7 +270,7 @@ def _random_steps(work: _Work) -> Iterator[tuple[int, Pair]]:
         if k and (pair.kind, pairs[k - 1].kind) != ("full", "full"):
             work.prompts.notes.append(f"random changes of the norm of {name}: adapters have no common start.")
             continue
-        if not any(change.change for change in weight_delta(before, pair.judge).changes):
+        if not any(change.change for change in weight_delta(before, pair.judge, spectrum=False).changes):
             work.prompts.notes.append(f"random changes of the norm of {name}: it changed nothing.")
             continue
         yield k, pair if k == 0 else _between(pairs[k - 1], pair)

@@ -52,14 +52,18 @@ def kind_of(name: str) -> str:
     return _KINDS.get(called, called)
 
 
-def place(name: str) -> float | int:
-    """Return where in the order of reading a parameter stands: embeddings, layers, what comes after them."""
-    layer = layer_of(name)
-    if layer is not None:
-        return layer
-    return -1 if kind_of(name) in ("embedding", "position") else math.inf
+def place(name: str) -> tuple[float | int, int, str]:
+    """Return what to sort parameters by: embeddings, layer by layer, what comes after; kinds in a block's order."""
+    layer, kind = layer_of(name), kind_of(name)
+    if layer is None:
+        return (-1 if kind in ("embedding", "position") else math.inf), _rank(kind), name
+    return layer, _rank(kind), name
 
 
 def in_order(kinds: set[str]) -> list[str]:
     """Return kinds in the order a token meets them; unknown ones last, by name."""
-    return sorted(kinds, key=lambda kind: (_ORDER.index(kind) if kind in _ORDER else len(_ORDER), kind))
+    return sorted(kinds, key=lambda kind: (_rank(kind), kind))
+
+
+def _rank(kind: str) -> int:
+    return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)

@@ -85,7 +85,7 @@ class WeightDelta:
     judge: str
     """What the judge is called."""
     changes: tuple[TensorChange, ...]
-    """One row per tensor both models share, in the base model's order."""
+    """One row per tensor both models share: embeddings first, then layer by layer, then the head."""
     only_base: tuple[str, ...] = ()
     """Tensors the judge doesn't have."""
     only_judge: tuple[str, ...] = ()
@@ -290,9 +290,10 @@ class WeightDelta:
         for group in ("layer", "kind"):
             table = self.by(group).sort_values("share", ascending=False)
             top = table.iloc[0]
-            name = top[group] if group == "kind" else "outside the blocks" if top[group] < 0 else f"layer {top[group]}"
-            said.append(f"{name} ({top['share']:.0%} against {top['even_share']:.0%} if even)")
-        return f"Most of it is in {said[0]} and in {said[1]}."
+            where = f"in {top[group]}" if group == "kind" else f"in layer {top[group]}"
+            where = "outside the blocks" if top[group] == -1 else where
+            said.append(f"{where} ({top['share']:.0%} against {top['even_share']:.0%} if even)")
+        return f"The largest part sits {said[0]}; by kind, {said[1]}."
 
     def _ranks(self) -> str:
         ranked = [c for c in self.moved if math.isfinite(c.stable_rank) and c.stable_rank]

@@ -1,0 +1,87 @@
+"""What the command line can run: analyses and notebooks, by name."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench.errors import NotebookError, ParameterError
+
+
+class Analysis(NamedTuple):
+    """Where an analysis is found."""
+
+    module: str
+    """Module that exports it."""
+    function: str
+    """Function that runs it: ``function(pair, items, *, choices..., seed)``."""
+    result: str
+    """Class of its result."""
+
+
+ANALYSES: Mapping[str, Analysis] = {
+    "tuco": Analysis("analyses.tuco", "run", "TucoResult"),
+    "tuco.heads": Analysis("analyses.tuco", "split_heads", "HeadsResult"),
+    "tuco.tokens": Analysis("analyses.tuco", "map_tokens", "TokenMapResult"),
+    "tuco.paths": Analysis("analyses.tuco", "attribute_paths", "PathsResult"),
+    "tuco.scaling": Analysis("analyses.tuco", "scale", "ScalingResult"),
+    "tuco.attacks": Analysis("analyses.tuco", "compare_attacks", "AttackResult"),
+}
+"""Analyses the command line can run, by name, in reading order."""
+
+COMPARISONS: Mapping[str, Analysis] = {
+    "tuco.levels": Analysis("analyses.tuco", "compare_levels", "LevelsResult"),
+    "tuco.stages": Analysis("analyses.tuco", "compare_stages", "StagesResult"),
+}
+"""Analyses of several pairs: from Python and notebooks only; their results go into reports like any other."""
+
+NOTEBOOKS = ("tuco",)
+"""Notebooks of a report, in reading order; each saves its results as folders under its ``out``."""
+
+
+def find_analysis(name: str) -> Any:
+    """Return the function that runs an analysis.
+
+    Raises:
+        ParameterError: There is no such analysis.
+    """
+    if name not in ANALYSES:
+        raise ParameterError("no such analysis.", argument="analysis", got=name, allowed=tuple(ANALYSES))
+    found = ANALYSES[name]
+    return getattr(importlib.import_module(found.module), found.function)
+
+
+def load_results(folder: Path) -> list[Any]:
+    """Load every result folder a notebook left, in the order of :data:`ANALYSES`.
+
+    Raises:
+        NotebookError: A result is of an unknown kind.
+    """
+    known = {found.result: found for found in (*ANALYSES.values(), *COMPARISONS.values())}
+    order = list(known)
+    kinds = {path.parent: json.loads(path.read_text(encoding="utf-8"))["kind"] for path in folder.glob("*/result.json")}
+    if unknown := {kind for kind in kinds.values() if kind not in known}:
+        raise NotebookError(
+            "a notebook saved a result of an unknown kind.", argument="out", got=sorted(unknown), allowed=order
+        )
+    ordered = sorted(kinds.items(), key=lambda entry: (order.index(entry[1]), entry[0].name))
+    return [getattr(importlib.import_module(known[kind].module), kind).load(path) for path, kind in ordered]
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of notebooks: inside an installed package, beside it in a checkout.
+
+    Raises:
+        NotebookError: The installation has none.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if folder.is_dir():
+            return folder
+    raise NotebookError(
+        "the notebooks are not part of this installation.",
+        argument="notebooks",
+        got=str(package),
+        fix="Install from a checkout or a wheel of the project.",
+    )
