@@ -114,6 +114,11 @@ def test_tied_and_untied_heads_load_side_by_side_and_are_right(architecture, unt
         with torch.no_grad():
             logits = module(**batch.forward_kwargs()).logits[:, -1]
         torch.testing.assert_close(pair.executor(side).run(batch).logits, logits, atol=1e-5, rtol=1e-5)
+    moved = {change.name: change.change for change in pair.delta().moved}
+    row = 32**0.5  # one row of 32 numbers moved by 1
+    embedding = next(name for name in moved if "lm_head" not in name) if untied == "base" else None
+    expected = {"lm_head.weight": row} if untied == "judge" else {"lm_head.weight": row * 2**0.5, embedding: row}
+    assert moved == pytest.approx(expected, rel=1e-4)
     assert tuco.run(pair, items(2), controls=1, progress=False).finding.headline
 
 
