@@ -14,6 +14,7 @@ from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.resident import Switch, one_resident
 from workbench.pairs.scores import HeadScores
 from workbench.pairs.unloaded import UnloadedCheck, check_files
+from workbench.pairs.vocabulary import Vocabulary, shared_logits
 
 __all__ = [
     "UnloadedCheck",
@@ -29,6 +30,7 @@ __all__ = [
     "Side",
     "Switch",
     "TensorChange",
+    "Vocabulary",
     "WeightDelta",
     "adapter_on_first_rows",
     "can_mix",
@@ -48,6 +50,7 @@ __all__ = [
     "scaled_generate",
     "scaled_logits",
     "scaled_stream",
+    "shared_logits",
     "weight_delta",
     "which_base",
 ]
