@@ -32,7 +32,8 @@ def frame(result: "TemplateDriftResult") -> "pd.DataFrame":
     import pandas as pd
 
     parts = [_per_prompt(result), _drifts(result), _over_items(result)]
-    return tidy(pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True))  # type: ignore[arg-type]
+    whole = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+    return tidy({name: whole[name] for name in whole.columns})
 
 
 def _per_prompt(result: "TemplateDriftResult") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from analyses.tuco.readout import NormProbe
 from analyses.tuco.shares import NORMS, Norm
 from workbench.errors import ParameterError
-from workbench.hooks import HooksBackend
+from workbench.hooks import HooksBackend, running_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class Gauge:
             raise ParameterError("no such norm.", argument="norm", got=name, allowed=NORMS)
         module = judge.module.get_submodule(judge.anatomy.final_norm)
         dtype = next((p.dtype for p in module.parameters()), torch.float32)
-        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        device = running_device(module) if any(True for _ in module.parameters()) else torch.device("cpu")
         probe = NormProbe.of(module, torch.zeros(1, judge.anatomy.d_model, dtype=dtype, device=device))
         return cls(name=name, probe=probe)
 

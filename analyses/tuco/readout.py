@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.errors import ParameterError
+from workbench.hooks import running_device
 
 
 @runtime_checkable
@@ -238,4 +239,5 @@ def _check_linear(predicted: Tensor, normed: Tensor) -> None:
 
 def _placed(norm: nn.Module, head: nn.Module, stream: Tensor) -> Tensor:
     """Return a tensor of the type, and on the device, that norm and head work with."""
-    return next((tensor for module in (norm, head) for tensor in module.parameters()), stream)
+    like = next(((module, tensor) for module in (norm, head) for tensor in module.parameters()), None)
+    return stream if like is None else torch.empty(0, dtype=like[1].dtype, device=running_device(like[0]))

@@ -11,6 +11,7 @@ from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.adapters import is_plain_lora, merged_copy, tuner_layers, untuned_name
 from workbench.pairs.delta import adapter_norm
+from workbench.pairs.offloaded import same_place
 from workbench.pairs.pair import Pair
 
 
@@ -64,10 +65,13 @@ def random_delta_pair(pair: Pair, *, seed: int) -> Pair:
 
 
 def _has_plain_factors(pair: Pair) -> bool:
-    """Return whether all that adapter layers change are products of factors on the base's own weights."""
+    """Return whether all that adapter layers change are products of factors on the base's own weights.
+
+    Adapters are only ever attached to offloaded weights of the base itself.
+    """
     own = {id(parameter) for parameter in pair.base.parameters()}
     return all(
-        is_plain_lora(layer) and all(id(p) in own for p in layer.get_base_layer().parameters())
+        is_plain_lora(layer) and all(id(p) in own or p.is_meta for p in layer.get_base_layer().parameters())
         for _, layer in tuner_layers(pair.judge)
     )
 
@@ -78,8 +82,15 @@ def _random_tensors(
     originals = dict(base.named_parameters(remove_duplicate=False))
     for name, parameter in judge.named_parameters():
         original = originals.get(untuned_name(name))
-        if original is None or original is parameter:
+        if original is None or original is parameter or same_place(base, judge, name):
             continue
+        if parameter.is_meta:
+            raise PairMismatch(
+                "weights kept outside the model can't be replaced by random ones.",
+                argument="device_map",
+                got=name,
+                fix='Load the pair with device="cpu", offload="disk" instead, or run without random controls.',
+            )
         # Rows that only one side has stay as the judge's.
         shared = slice(min(len(parameter), len(original))) if parameter.shape != original.shape else ...
         other = original.detach()[shared].float().to(parameter.device)

@@ -149,6 +149,9 @@ class Footprint:
             return MemoryPart("the adapter, on the base's own weights", device, total, "weights", False)
         if self._mapped(name):
             return MemoryPart(title, HOST, total, "mapped", exact, "they stay in files that are mapped into memory")
+        if self.place.device_map is not None and self.place.offload_folder is not None:
+            detail = "what no device has room for goes to the offload folder"
+            return MemoryPart(title, EVERYWHERE, total, "mapped", exact, detail)
         return MemoryPart(title, device if self.place.device_map is None else EVERYWHERE, total, "weights", exact)
 
     def _bytes(self, name: str) -> tuple[int, bool]:

@@ -23,7 +23,7 @@ from workbench.pairs.pair import Pair
 from workbench.pairs.placement import Placement
 from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.sources import Named, Source, per_side
-from workbench.pairs.vocabulary import AddedTokens, vocabulary_of, with_rows
+from workbench.pairs.vocabulary import vocabulary_of, with_rows
 
 DEFAULT_FORMAT = "pairwise"
 
@@ -45,7 +45,7 @@ def load_pair(
     quantization: Any = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
-    added_tokens: AddedTokens = "refuse",
+    added_tokens: str = "refuse",
     check_memory: bool = True,
     allow_identical: bool = False,
     doctor: bool = True,

@@ -28,7 +28,7 @@ def value_of(module: nn.Module, name: str) -> Tensor:
     Raises:
         ParameterError: Nothing holds it.
     """
-    owner, _, leaf = name.rpartition(".")
+    owner, leaf = _split(name)
     held = module.get_submodule(owner)
     parameter = held.get_parameter(leaf)
     if not parameter.is_meta:
@@ -42,6 +42,37 @@ def value_of(module: nn.Module, name: str) -> Tensor:
             fix="Load the model with its weights.",
         )
     return kept[leaf]
+
+
+def place_of(module: nn.Module, leaf: str) -> tuple[int, str] | None:
+    """Return where an offloaded parameter is kept, the same for clones that share it; None when nothing lends it.
+
+    The parameter object itself can't tell: accelerate makes a new one after every forward.
+
+    Args:
+        module: The layer it belongs to.
+        leaf: Its name there.
+    """
+    kept = getattr(_hook(module), "weights_map", None)
+    return None if kept is None else (id(kept), leaf)
+
+
+def same_place(left: nn.Module, right: nn.Module, name: str) -> bool:
+    """Return whether an offloaded parameter of one model is lent from the same place as that of another.
+
+    Args:
+        left: One model, without adapters.
+        right: Another; adapter layers in it are looked through.
+        name: Name of the parameter in ``right``.
+    """
+    (owner, leaf), plain = _split(name), _split(name.replace(".base_layer", ""))
+    place = place_of(right.get_submodule(owner), leaf)
+    return place is not None and place == place_of(left.get_submodule(plain[0]), plain[1])
+
+
+def _split(name: str) -> tuple[str, str]:
+    owner, _, leaf = name.rpartition(".")
+    return owner, leaf
 
 
 def stand_in(parameter: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def vocabulary_of(
     judge: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    added_tokens: AddedTokens = "refuse",
+    added_tokens: str = "refuse",
 ) -> Vocabulary:
     """Compare the rows of two models with the ids of the tokenizer both are asked with.
 
@@ -75,7 +75,7 @@ def vocabulary_of(
         base: Model before fine-tuning, as loaded.
         judge: Fine-tuned model.
         tokenizer: The judge's.
-        added_tokens: What the caller chose.
+        added_tokens: What the caller chose, one of :data:`AddedTokens`.
 
     Raises:
         ParameterError: There is no such choice.
@@ -91,7 +91,7 @@ def vocabulary_of(
         judge_rows=rows[1],
         beyond_base=tuple(token for index, token in by_id if rows[0] <= index < rows[1]),
         beyond_judge=tuple(token for index, token in by_id if index >= rows[1]),
-        added_tokens=added_tokens,
+        added_tokens=cast(AddedTokens, added_tokens),
     )
 
 
