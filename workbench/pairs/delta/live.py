@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from workbench.errors import CheckpointError, ParameterError
 from workbench.pairs.adapters import Factors, TunedParameter, is_plain_lora, lora_factors, tuned_parameters
 from workbench.pairs.delta.stores import Stored, key_of
-from workbench.pairs.offloaded import value_of
+from workbench.pairs.offloaded import place_of, value_of
 from workbench.pairs.quantised import dequantised, is_quantised
 
 
@@ -55,8 +55,10 @@ class ModuleStore:
         """Return where the parameter lies in memory; None when it is offloaded or an adapter layer rewrites it."""
         tuned = self._tuned[key]
         held = tuned.held
-        if held is None or held.is_meta or (tuned.layer is not None and not _is_product(tuned)):
+        if held is None or (tuned.layer is not None and not _is_product(tuned)):
             return None
+        if held.is_meta:
+            return place_of(self._owners[id(held)], tuned.leaf)
         return held.data_ptr(), held.device, held.dtype, tuple(held.shape), held.stride()
 
     def factors(self, key: str) -> list[Factors] | None:
