@@ -9,7 +9,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from analyses import tuco
+from tests import tiny_models
 from tests.pairs.drift_pairs import ADDED, ROWS, grown_pair, items, resized, tokenizer_with
+from tests.tiny_models import MATRIX
 from workbench.errors import PairMismatch, ParameterError
 from workbench.judges import JudgeItem
 from workbench.pairs import identical_pair, load_pair, one_resident, random_delta_pair, run_meta, scaled_logits
@@ -225,3 +227,23 @@ def test_what_the_judge_generates_must_be_known_to_the_base_as_well():
         other.judge.lm_head.weight[ROWS + 1] *= 100
     found = tuco.map_tokens(other, items(4), completions="generate", max_new_tokens=4, controls=0, progress=False)
     assert found.finding.headline
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("architecture", MATRIX)
+def test_every_architecture_loads_with_added_tokens(architecture, policy):
+    base = tiny_models.tiny_model(architecture)
+    judge = resized(tuned_copy(base, change=scaled_noise(0.1)), tiny_models.VOCAB + 3)
+    tokenizer = tiny_models.tiny_tokenizer()
+    tokenizer.add_tokens([f"<|{k}|>" for k in range(tiny_models.VOCAB + 3 - len(tokenizer))])
+    pair = load(base, judge, tokenizer, added_tokens=policy)
+    assert pair.shared_rows == tiny_models.VOCAB
+    ids = torch.arange(5, 40)[None]
+    with torch.no_grad():
+        own, plain = pair.base(ids).logits[..., : tiny_models.VOCAB], base(ids).logits
+        assert torch.equal(pair.judge(ids).logits, judge(ids).logits)
+    torch.testing.assert_close(own, plain, atol=0 if policy == "refuse" else 5e-6, rtol=0)
+    batch = TokenBatch.from_rows([[5, 6, 7, 8, tiny_models.VOCAB + 2 if policy != "refuse" else 9]], pad_id=0)
+    runs = [pair.executor(side).run(batch, logits="last").logits for side in ("base", "judge")]
+    assert runs[0].shape[-1] == (tiny_models.VOCAB if policy == "refuse" else tiny_models.VOCAB + 3)
+    assert shared_logits(runs[0], pair.vocabulary).shape == shared_logits(runs[1], pair.vocabulary).shape

@@ -33,7 +33,8 @@ class Pair:
     name: str
     """Short name for tables and titles."""
     base: PreTrainedModel
-    """The model before fine-tuning; an untouched Hugging Face module."""
+    """The model before fine-tuning; an untouched Hugging Face module, or a clone sharing its weights with rows for
+    added tokens where those were asked for."""
     judge: PreTrainedModel
     """The fine-tuned model; with an adapter, a module sharing every base weight with ``base``."""
     tokenizer: PreTrainedTokenizerBase
