@@ -222,8 +222,8 @@ def _chat_template(base: PreTrainedTokenizerBase, judge: PreTrainedTokenizerBase
         name="chat template",
         status="warn",
         value=value,
-        detail="Both models get the judge's; pair.with_template('base') asks with the other, and the analysis "
-        "template_drift says what it does.",
+        detail="Both models get the judge's unless another is in force; pair.with_template('base') asks with the "
+        "other, and the analysis template_drift says what it does.",
     )
 
 
