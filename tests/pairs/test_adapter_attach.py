@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.pairs.peft_kinds import BATCH, matrices, own_copy, saved, trained
 from tests.tiny_models import VOCAB, tiny_classifier, tiny_model, tiny_tokenizer
-from workbench.errors import PairMismatch
+from workbench.errors import CheckpointError, PairMismatch
 from workbench.pairs import load_pair
 from workbench.pairs.adapters import (
     attach_adapter,
@@ -133,7 +133,7 @@ def test_tensors_for_another_place_are_refused(kind, tmp_path):
         attach_adapter(tiny_model("llama"), folder)
 
 
-@pytest.mark.parametrize("change", [{"target_modules": ["nowhere"]}, {"init_lora_weights": "corda"}, {"r": 3}])
+@pytest.mark.parametrize("change", [{"target_modules": ["nowhere"]}, {"r": 3}])
 def test_what_peft_cant_load_is_refused_in_words(change, tmp_path):
     folder = saved(tiny_model("llama"), "lora", "llama", tmp_path)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -152,6 +152,28 @@ def test_olora_on_transposed_matrices_is_refused_before_it_crashes(tmp_path):
     get_peft_model(own_copy(base), config).save_pretrained(tmp_path)
     with pytest.raises(PairMismatch, match="don't fit the matrix they sit on"):
         attach_adapter(base, tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "lora_ga", "corda", "loftq"])
+def test_files_that_dont_hold_the_judge_are_refused(start, tmp_path):
+    """peft draws another random SVD for each load: the function that was trained is gone, and nothing says so."""
+    base = tiny_model("llama")
+    folder = saved(base, "lora", "llama", tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": start}))
+    with pytest.raises(CheckpointError, match="file alone doesn't hold the judge") as caught:
+        attach_adapter(base, folder)
+    assert "path_initial_model_for_weight_conversion" in caught.value.fix
+
+
+def test_a_live_judge_that_no_file_holds_loads_beside_its_base():
+    base = tiny_model("llama")
+    config = LoraConfig(r=4, target_modules=matrices("llama"), init_lora_weights="pissa_niter_4", task_type="CAUSAL_LM")
+    live = get_peft_model(own_copy(base), config).eval()
+    pair = load_pair(
+        base, live, tokenizer=tiny_tokenizer(), format="pairwise", doctor=False, device="cpu", allow_identical=True
+    )
+    torch.testing.assert_close(logits(merged_copy(pair.judge)), logits(live), atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("config", [BeftConfig, functools.partial(LoraConfig, r=2, lora_bias=True)])

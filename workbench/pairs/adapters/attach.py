@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from workbench.errors import CheckpointError, PairMismatch
 from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.adapters.growth import grow_vocabulary
-from workbench.pairs.adapters.kinds import require_supported
+from workbench.pairs.adapters.kinds import require_rebuildable, require_supported
 from workbench.pairs.adapters.landing import require_landed
 from workbench.pairs.adapters.layers import bare_bias, is_plain_lora, lora_factors, tuner_layers, untuned_name
 from workbench.pairs.adapters.plain import unwrap_norms, without_adapters
@@ -85,9 +85,12 @@ def adapter_type(folder: Path) -> str:
     """Return the kind of the adapter in a folder: peft's name in lower case.
 
     Raises:
-        CheckpointError: It can't be a judge.
+        CheckpointError: It can't be a judge, or the file alone doesn't hold the judge.
     """
-    return require_supported(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    kind = require_supported(config)
+    require_rebuildable(config)
+    return kind
 
 
 def live_adapter_type(model: PeftModel) -> str:

@@ -103,6 +103,15 @@ _NOT_THIS_LORA: Mapping[str, tuple[str, str]] = {
 """Options of LoRA that make another kind of it."""
 
 
+_NOT_FROM_A_FILE: Mapping[str, str] = {
+    "pissa_niter": "PiSSA by a randomised SVD takes another product out of the weights each time it is loaded",
+    "lora_ga": "LoRA-GA wrote into the base's weights by gradients that aren't in the file",
+    "corda": "CorDA wrote into the base's weights by covariances that aren't in the file",
+    "loftq": "LoftQ wrote a quantised form of the base's weights, which isn't in the file",
+}
+"""Starts of LoRA after which the file alone doesn't hold the judge: peft loads some of them as another function."""
+
+
 def adapter_kinds() -> Iterator[AdapterKind]:
     """Yield one row per type that the installed peft knows, in peft's order; what docs print."""
     for peft_type in PeftType:
@@ -141,3 +150,24 @@ def require_supported(config: Mapping[str, Any]) -> str:
         allowed=sorted(_SUPPORTED),
         fix=refused[1],
     )
+
+
+def require_rebuildable(config: Mapping[str, Any]) -> None:
+    """Refuse adapter files from which the trained judge can't be rebuilt on its base.
+
+    Args:
+        config: Content of the ``adapter_config.json``.
+
+    Raises:
+        CheckpointError: Says why, and how to save it instead.
+    """
+    start = str(config.get("init_lora_weights")).lower()
+    why = next((why for name, why in _NOT_FROM_A_FILE.items() if start.startswith(name)), None)
+    if why is not None:
+        raise CheckpointError(
+            f"this adapter file alone doesn't hold the judge: {why}.",
+            argument="judge",
+            got=f"init_lora_weights={config.get('init_lora_weights')!r}",
+            fix="Save it with peft's `path_initial_model_for_weight_conversion`, merge it into a full checkpoint, "
+            "or pass the live PEFT model beside its base.",
+        )
