@@ -83,12 +83,16 @@ def boot_bridge(module: nn.Module) -> "tuple[TransformerBridge, dict[int, str]]"
     config.architectures = [architecture]
     with quiet_process_state(), _random_state_kept(module):
         # No tokenizer: TransformerLens would load another copy of it by name, asking a hub for what is in memory.
-        bridge = build_bridge_from_module(
-            shadow,
-            architecture,
-            hf_config=config,
-            post_adapter_hook=partial(_adapt, shadow=shadow, paths=paths, head=classification_head(module)),
-        )
+        fit = partial(_adapt, shadow=shadow, paths=paths, head=classification_head(module))
+        try:
+            bridge = build_bridge_from_module(shadow, architecture, hf_config=config, post_adapter_hook=fit)
+        except NotImplementedError as err:  # fused projections are split by weight, which codes of a quantiser forbid
+            raise ParameterError(
+                "TransformerLens can't take this model apart.",
+                argument="module",
+                got=f"{architecture}: {str(err).splitlines()[0]}",
+                fix="Load it without quantisation.",
+            ) from err
     return bridge, paths
 
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQuantizationConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -90,21 +89,18 @@ def chosen(
 
 
 def require_quantised(module: PreTrainedModel, source: Source) -> None:
-    """Refuse a model of which nothing was quantised, or whose layers can't be quantised faithfully.
+    """Refuse a model of which nothing was quantised, although its settings ask for it.
 
     Raises:
-        CheckpointError: With the reason.
+        CheckpointError: With the architecture.
     """
-    layer = next((type(child).__name__ for child in module.modules() if isinstance(child, Conv1D)), None)
-    if layer is None and any(True for _ in quantised_layers(module)):
+    if any(True for _ in quantised_layers(module)):
         return
     raise CheckpointError(
-        "this architecture keeps its weights transposed, which quantisers leave alone or read back wrongly."
-        if layer
-        else "no layer of this model was quantised, though its settings ask for it.",
+        "no layer of this model was quantised, though its settings ask for it; transformers says nothing then.",
         argument=source.argument,
-        got=f"{source.label}: {type(module).__name__}" + (f" with {layer} layers" if layer else ""),
-        fix="Load it without quantisation, in bfloat16 if memory is short.",
+        got=f"{source.label}: {type(module).__name__}",
+        fix="Use another kind of quantisation, or none, in bfloat16 if memory is short.",
     )
 
 
@@ -199,7 +195,10 @@ def coded_parts(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     if kind == "Params4bit":
         yield "codes", weight.data
         state = cast(Any, weight).quant_state
-        yield from ((key, value) for key, value in sorted(state.as_dict().items()) if isinstance(value, Tensor))
+        yield from (("scales", state.absmax), ("values", state.code))
+        if state.nested:  # the scales are codes themselves
+            yield from (("offset", state.offset), ("scales.scales", state.state2.absmax))
+            yield "scales.values", state.state2.code
     elif kind == "Int8Params":
         yield "codes", weight.data
         yield "scales", _row_scales(layer, weight)
