@@ -18,6 +18,17 @@ from workbench.pairs.modules import embedding_of
 from workbench.pairs.placement import Placement
 from workbench.pairs.sources import Source
 
+_TOKENIZER_PATTERNS = (
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "config.json",
+    "*.model",
+    "*.jinja",
+    "*.py",
+    "additional_chat_templates/*",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
@@ -117,7 +128,8 @@ def load_tokenizer(source: Source, place: Placement) -> PreTrainedTokenizerBase:
         stored.require_folder(source, source.folder)
     with explained(source):
         remote_code.require_allowed(source, allowed=place.trust_remote_code, tokenizer=True)
-        return AutoTokenizer.from_pretrained(source.name, trust_remote_code=place.trust_remote_code, **_where(source))
+        folder = source.folder or _downloaded(source, _TOKENIZER_PATTERNS)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=place.trust_remote_code)
 
 
 def adapter_folder(source: Source) -> Path | None:
@@ -129,9 +141,7 @@ def adapter_folder(source: Source) -> Path | None:
     with explained(source):
         if f"{inside}{stored.ADAPTER_CONFIG}" not in hub.file_names(source):
             return None
-        patterns = [f"{inside}{name}" for name in ("adapter_*.json", "adapter_*.safetensors", "tokenizer*")]
-        root = huggingface_hub.snapshot_download(str(source.name), revision=source.at, allow_patterns=patterns)
-    return Path(root) / inside
+        return _downloaded(source, ("adapter_*.json", "adapter_*.safetensors"))
 
 
 @contextmanager
@@ -160,6 +170,13 @@ def explained(source: Source) -> Iterator[None]:
         chatty.setLevel(level)
         if bar_was_on:
             transformers.utils.logging.enable_progress_bar()
+
+
+def _downloaded(source: Source, patterns: tuple[str, ...]) -> Path:
+    """Return the local copy of a Hub folder with the files of these names, all of one commit."""
+    inside = f"{source.subfolder.strip('/')}/" if source.subfolder else ""
+    wanted = [f"{inside}{pattern}" for pattern in patterns]
+    return Path(huggingface_hub.snapshot_download(str(source.name), revision=source.at, allow_patterns=wanted)) / inside
 
 
 def _where(source: Source) -> dict[str, Any]:

@@ -43,9 +43,11 @@ def resolved(source: Source) -> Source:
         found = _SNAPSHOT.search(str(source.folder.absolute()))
         return source if found is None else replace(source, commit=found[1])
     name = str(source.repository)
-    before = cached_commits(name)
     try:
-        commit = huggingface_hub.resolve_revision(name, revision=source.revision).resolved
+        before = cached_commits(name)
+        commit = huggingface_hub.resolve_revision(
+            name, revision=source.revision, local_files_only=huggingface_hub.is_offline_mode()
+        ).resolved
     except RevisionNotFoundError as err:
         raise _no_revision(source, _remote_revisions(name)) from err
     except RevisionResolutionError as err:
