@@ -23,6 +23,7 @@ from workbench.pairs.adapters import (
     tuner_layers,
     weight_change,
 )
+from workbench.pairs.guards import structure_guards
 
 
 def logits(model):
@@ -100,6 +101,7 @@ def test_trained_new_tokens_bring_their_rows_where_the_head_is_tied(tmp_path):
     live.save_pretrained(tmp_path, save_embedding_layers=False)
     judge = attach_adapter(base, tmp_path)
     torch.testing.assert_close(logits(judge), logits(live), atol=5e-5, rtol=0)
+    assert not [guard for guard in structure_guards(base, judge) if guard.status != "ok"]
 
 
 def test_an_untrained_adapter_is_the_base_and_the_pair_says_so(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LilyConfig, get_peft_model
+from peft import LilyConfig, LoraConfig, get_peft_model
 
 from analyses import tuco
 from analyses.tuco.scaling.weights import interpolated_judge
@@ -11,7 +11,15 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 from workbench.errors import PairMismatch
 from workbench.judges import JudgeItem
 from workbench.pairs import can_mix, load_pair, random_delta_pair
-from workbench.pairs.adapters import attach_adapter, merge_error, tuned_parameters, tuner_layers, untuned_name
+from workbench.pairs.adapters import (
+    attach_adapter,
+    head_is_tied,
+    merge_error,
+    merged_copy,
+    tuned_parameters,
+    tuner_layers,
+    untuned_name,
+)
 from workbench.pairs.guards import merge_guards
 from workbench.pairs.tiny import byte_tokenizer
 from workbench.pairs.tiny import tiny_model as byte_model
@@ -156,3 +164,39 @@ def test_tuco_runs_on_other_kinds_and_is_zero_where_the_adapter_does_nothing(kin
         found[size] = tuco.run(pair, ITEMS, progress=False, controls=1 if size else 0, confirm=False)
     assert found[0.1].tuco.max() > 0.01
     assert not found[0.0].tuco.any()
+
+
+@pytest.mark.parametrize("kind", ["lora on the embedding", "lora with trained tokens", "lora"])
+@pytest.mark.parametrize("architecture", ["gemma2", "llama"])
+def test_a_merged_copy_survives_saving_tied_or_not(kind, architecture, tmp_path):
+    """LoRA on a tied embedding leaves the head alone; a config that still says tied would lose one of the two."""
+    judge = trained(tiny_model(architecture), kind, architecture).get_base_model()
+    merged = merged_copy(judge)
+    tied = architecture == "gemma2" and kind != "lora on the embedding"
+    assert head_is_tied(merged) is merged.config.tie_word_embeddings is tied
+    merged.save_pretrained(tmp_path)
+    loaded = type(merged).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(loaded), logits(merged))
+    torch.testing.assert_close(logits(loaded), logits(judge), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["lora with trained tokens", "trainable_tokens"])
+def test_trained_tokens_of_a_tied_model_stay_tied(kind, tmp_path):
+    pair = pair_of(kind, tmp_path, architecture="gemma2")
+    (row,) = [guard for guard in pair.report.guards if guard.name == "output head"]
+    assert (row.status, row.value) == ("ok", "tied to the embedding")
+
+
+def test_a_head_saved_whole_is_no_longer_tied(tmp_path):
+    base = tiny_model("gemma2")
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    live = get_peft_model(own_copy(base), config).eval()
+    with torch.no_grad():
+        live.get_base_model().lm_head.modules_to_save["default"].weight.mul_(1.5)
+    live.save_pretrained(tmp_path / "adapter")
+    judge = attach_adapter(base, tmp_path / "adapter")
+    assert head_is_tied(base)
+    assert not head_is_tied(judge)
+    merged_copy(judge).save_pretrained(tmp_path / "merged")
+    loaded = type(base).from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(logits(loaded), logits(live), atol=5e-5, rtol=0)

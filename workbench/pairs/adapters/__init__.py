@@ -18,7 +18,7 @@ from workbench.pairs.adapters.layers import (
     untuned_name,
 )
 from workbench.pairs.adapters.merging import MergeError, merge_error
-from workbench.pairs.adapters.plain import merged_copy, replace_layers, without_adapters
+from workbench.pairs.adapters.plain import end_weights, head_is_tied, merged_copy, replace_layers, without_adapters
 
 __all__ = [
     "AdapterKind",
@@ -33,6 +33,8 @@ __all__ = [
     "MergeError",
     "TunedParameter",
     "attach_adapter",
+    "end_weights",
+    "head_is_tied",
     "is_plain_lora",
     "is_transposed",
     "lora_factors",

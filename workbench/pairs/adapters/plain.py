@@ -50,7 +50,7 @@ def merged_copy(judge: PreTrainedModel) -> PreTrainedModel:
         return plain
 
     replace_layers(clone, merged, saved=_active_copy)
-    if _head_is_tied(judge) and not _head_is_tied(clone):
+    if clone.get_output_embeddings() is not None and not head_is_tied(clone):
         clone.config.tie_word_embeddings = False
         clone.all_tied_weights_keys = {}
     return _forget_peft(clone)
@@ -134,17 +134,27 @@ def _put(plain: nn.Module, leaf: str, value: Tensor, merged: dict[int, list[nn.P
     setattr(plain.get_submodule(owner), last, known)
 
 
-def _head_is_tied(model: PreTrainedModel) -> bool:
+def head_is_tied(model: PreTrainedModel) -> bool:
+    """Return whether embedding and output head run on one tensor."""
+    embedding, head = end_weights(model)
+    return embedding is not None and embedding is head
+
+
+def end_weights(model: PreTrainedModel) -> tuple[Tensor | None, Tensor | None]:
+    """Return the parameters that act in embedding and output head, seen through what peft wraps around them."""
     ends = [cast(nn.Module | None, end) for end in (model.get_input_embeddings(), model.get_output_embeddings())]
-    weights = [None if end is None else _weight(end) for end in ends]
-    return weights[0] is not None and weights[0] is weights[1]
+    embedding, head = (None if end is None else _held_weight(end) for end in ends)
+    return embedding, head
 
 
-def _weight(module: nn.Module) -> Tensor | None:
-    """Return the parameter of a module or of the module it wraps; a wrapper's own ``weight`` may be computed."""
-    while isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
-    return dict(module.named_parameters(recurse=False)).get("weight")
+def _held_weight(module: nn.Module) -> Tensor | None:
+    """Return the parameter that acts in a module; a wrapper's own ``weight`` may be computed anew each time."""
+    if isinstance(module, ModulesToSaveWrapper):
+        return _held_weight(_active_copy(module))
+    if isinstance(module, TrainableTokensWrapper):
+        return _held_weight(module.token_adapter)
+    plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    return dict(plain.named_parameters(recurse=False)).get("weight")
 
 
 def _forget_peft(clone: M) -> M:

@@ -2,11 +2,10 @@
 
 from transformers import PreTrainedModel
 
-from workbench.pairs.adapters import untuned_name
+from workbench.pairs.adapters import end_weights, head_is_tied, untuned_name
 from workbench.pairs.guards.configuration import config_guards
-from workbench.pairs.modules import attention_of, embedding_of
+from workbench.pairs.modules import attention_of
 from workbench.pairs.report import Guard
-from workbench.pairs.vocabulary import head_of
 
 _SHAPE_FIELDS = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -69,7 +68,7 @@ def _tensor_shapes(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
 
 def _shapes(module: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    rows = {id(embedding_of(module)), id(head_of(module))}
+    rows = {id(weight) for weight in end_weights(module)}
     return {
         untuned_name(name): tuple(p.shape)
         for name, p in parameters.items()
@@ -91,7 +90,7 @@ def _attention(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
 
 
 def _head_tie(base: PreTrainedModel, judge: PreTrainedModel) -> Guard:
-    ties = [head_of(m) is embedding_of(m) for m in (base, judge)]
+    ties = [head_is_tied(m) for m in (base, judge)]
     words = ["tied to the embedding" if tied else "a matrix of its own" for tied in ties]
     same = ties[0] == ties[1]
     return Guard(
