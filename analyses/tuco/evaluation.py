@@ -11,6 +11,7 @@ from analyses.tuco.cuts import Unit
 from workbench.errors import ParameterError
 from workbench.hooks import Component, HooksBackend, Site, float32_blocks, last_tokens_only
 from workbench.pairs import can_mix
+from workbench.pairs.quantised import is_quantised
 
 PRECISIONS = ("auto", "model", "float32")
 """Names of precisions; see :meth:`Evaluation.best`."""
@@ -80,9 +81,11 @@ def shortcut_applies(parts: Sequence[Unit], *, n_layers: int, column: int = -1) 
 
 
 def computes_in_half(executor: HooksBackend) -> bool:
-    """Return whether a model's blocks compute in half precision and have a float32 copy (aren't quantised)."""
+    """Return whether a model's blocks compute in half precision and have a float32 copy (plain ones in place)."""
     blocks = executor.module.get_submodule(executor.anatomy.blocks_path)
     kinds = {parameter.dtype for parameter in blocks.parameters()}
+    if any(is_quantised(parameter) or parameter.is_meta for parameter in blocks.parameters()):
+        return False
     return bool(kinds & {torch.float16, torch.bfloat16}) and all(
         kind.is_floating_point and kind.itemsize > 1 for kind in kinds
     )
@@ -96,5 +99,5 @@ def _widened(prompts: Prompts, precision: str) -> bool:
         return precision == "float32" and half
     found = all(computes_in_half(prompts.pair.executor(side)) for side in ("base", "judge"))
     if not found:
-        prompts.notes.append("blocks in float32: quantised weights have no float32 copy.")
+        prompts.notes.append("blocks in float32: quantised and offloaded weights have no float32 copy.")
     return found

@@ -9,12 +9,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from analyses import tuco
+from analyses.tuco.scaling.weights import interpolated_judge
 from tests.tiny_models import tiny_model as other_model
-from workbench.errors import CheckpointError, ParameterError
-from workbench.hooks import weight_sharing_shadow
+from workbench.errors import CheckpointError, PairMismatch, ParameterError
+from workbench.hooks import float32_blocks, weight_sharing_shadow
 from workbench.judges import JudgeItem
 from workbench.pairs import load_pair, quantised
+from workbench.pairs.controls import random_delta_pair
 from workbench.pairs.fingerprint import model_fingerprint
+from workbench.pairs.resident import one_resident
 from workbench.pairs.sources import Source
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
@@ -186,6 +189,25 @@ def test_tuco_runs_on_a_quantised_pair_and_gives_zero_without_a_change(folders):
             if "lora_B" in name:
                 parameter.zero_()
     assert torch.equal(_logits(still.judge), _logits(still.base))
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_nothing_computes_weights_from_codes(folders, kind):
+    """A random control, an interpolation or a parked model would take the codes for numbers."""
+    asked = KINDS[kind][0]()
+    full = _load(folders, "judge", quantization=asked, doctor=False)
+    with pytest.raises(PairMismatch, match="quantised weights are codes"):
+        random_delta_pair(full, seed=0)
+    with pytest.raises(PairMismatch, match="quantised weights are codes"):
+        interpolated_judge(full, alpha=0.5)
+    with pytest.raises(ParameterError, match="can't take turns"), one_resident(full):
+        pass
+    with pytest.raises(ParameterError, match="no float32 copy"), float32_blocks(full.executor("base")):
+        pass
+    adapted = _load(folders, "adapter", quantization=asked, doctor=False)
+    assert random_delta_pair(adapted, seed=0).delta().relative == pytest.approx(adapted.delta().relative, rel=1e-4)
+    half = interpolated_judge(adapted, alpha=0.0)
+    assert torch.equal(_logits(half), _logits(adapted.base))
 
 
 @bitsandbytes

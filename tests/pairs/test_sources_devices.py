@@ -103,7 +103,7 @@ def test_random_controls_are_refused_where_weights_cant_be_replaced(folders, tmp
         format="pairwise",
         doctor=False,
     )
-    with pytest.raises(PairMismatch, match="can't be replaced by random ones"):
+    with pytest.raises(PairMismatch, match="can't be replaced by others"):
         random_delta_pair(pair, seed=0)
 
 

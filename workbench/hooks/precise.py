@@ -93,9 +93,10 @@ def _attach(stack: ExitStack, handle: torch.utils.hooks.RemovableHandle) -> None
 def _check_float(blocks: list[nn.Module]) -> None:
     for block in blocks:
         for name, parameter in block.named_parameters():
-            if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
+            coded = not parameter.is_floating_point() or hasattr(parameter, "__tensor_flatten__")
+            if coded or parameter.is_meta or parameter.dtype.itemsize < 2:
                 raise ParameterError(
-                    "quantised weights have no float32 copy.",
+                    "quantised and offloaded weights have no float32 copy.",
                     argument="precision",
                     got=f"{name}: {parameter.dtype}",
                     allowed="'model'",

@@ -11,7 +11,7 @@ from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.adapters import is_plain_lora, merged_copy, tuner_layers, untuned_name
 from workbench.pairs.delta import adapter_norm
-from workbench.pairs.offloaded import same_place
+from workbench.pairs.offloaded import require_numbers, same_place
 from workbench.pairs.pair import Pair
 
 
@@ -84,13 +84,7 @@ def _random_tensors(
         original = originals.get(untuned_name(name))
         if original is None or original is parameter or same_place(base, judge, name):
             continue
-        if parameter.is_meta:
-            raise PairMismatch(
-                "weights kept outside the model can't be replaced by random ones.",
-                argument="device_map",
-                got=name,
-                fix='Load the pair with device="cpu", offload="disk" instead, or run without random controls.',
-            )
+        require_numbers(parameter, name=name)
         # Rows that only one side has stay as the judge's.
         shared = slice(min(len(parameter), len(original))) if parameter.shape != original.shape else ...
         other = original.detach()[shared].float().to(parameter.device)

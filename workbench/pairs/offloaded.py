@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import ParameterError
+from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import running_device
+from workbench.pairs.quantised import is_quantised
 
 _DEVICE_MAP = "hf_device_map"
 
@@ -73,6 +74,32 @@ def same_place(left: nn.Module, right: nn.Module, name: str) -> bool:
 def _split(name: str) -> tuple[str, str]:
     owner, _, leaf = name.rpartition(".")
     return owner, leaf
+
+
+def require_numbers(parameter: Tensor, *, name: str) -> None:
+    """Refuse to compute another weight from one that holds codes, or that is kept outside its module.
+
+    Args:
+        parameter: A parameter of either model.
+        name: Its name.
+
+    Raises:
+        PairMismatch: With what to load instead.
+    """
+    if parameter.is_meta:
+        raise PairMismatch(
+            "weights kept outside the model can't be replaced by others.",
+            argument="device_map",
+            got=name,
+            fix='Load the pair with device="cpu", offload="disk" instead, or leave out what needs other weights.',
+        )
+    if is_quantised(parameter):
+        raise PairMismatch(
+            "quantised weights are codes, from which no other weights can be computed.",
+            argument="quantization",
+            got=f"{name}: {type(parameter).__name__}",
+            fix="Load the pair without quantisation, or leave out what needs other weights.",
+        )
 
 
 def stand_in(parameter: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.errors import ParameterError
 from workbench.pairs.pair import Pair, Side
+from workbench.pairs.quantised import is_quantised
 
 Switch = Callable[[Side], None]
 """Makes one side the resident one."""
@@ -35,6 +37,9 @@ def one_resident(pair: Pair, *, first: Side = "judge", device: torch.device | st
 
     Yields:
         A function that makes the named side the resident one.
+
+    Raises:
+        ParameterError: Weights are quantised or offloaded.
     """
     own: dict[Side, list[Tensor]] = {side: _own_blocks(pair, side) for side in ("base", "judge")}
     with TemporaryDirectory(prefix="judge-workbench-") as folder:
@@ -110,7 +115,20 @@ class _Files:
 
 
 def _own_blocks(pair: Pair, side: Side) -> list[Tensor]:
-    """Return the block tensors that the other side doesn't share; a tied one counts once."""
+    """Return the block tensors that the other side doesn't share; a tied one counts once.
+
+    Raises:
+        ParameterError: One holds codes, whose scales lie elsewhere, or is kept outside its module already.
+    """
+    for tensor in _tensors(pair, side):
+        if tensor.is_meta or is_quantised(tensor):
+            raise ParameterError(
+                "quantised and offloaded weights can't take turns.",
+                argument="resident",
+                got=f"the {side}: {type(tensor).__name__} on {tensor.device}",
+                allowed=["both"],
+                fix='Pass resident="both"; an adapter\'s base is in memory once anyway.',
+            )
     other = {id(t) for t in _tensors(pair, "base" if side == "judge" else "judge")}
     blocks = pair.module(side).get_submodule(pair.anatomy(side).blocks_path)
     return [t for t in {id(t): t for t in (*blocks.parameters(), *blocks.buffers())}.values() if id(t) not in other]

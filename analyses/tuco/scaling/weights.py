@@ -22,6 +22,7 @@ from workbench.pairs.adapters import (
     tuner_layers,
     untuned_name,
 )
+from workbench.pairs.offloaded import require_numbers, same_place
 
 
 def interpolated_judge(pair: Pair, *, alpha: float, ends: Side = "judge") -> PreTrainedModel:
@@ -76,8 +77,9 @@ def _moved(pair: Pair, *, alpha: float, ends: Side) -> Iterator[tuple[Tensor, nn
     for name, parameter in pair.judge.named_parameters():
         original = base.get(untuned_name(name))
         scale = _local_alpha(pair, name, alpha=alpha, ends=ends)
-        if original is None or original is parameter or scale == 1.0:
+        if original is None or original is parameter or scale == 1.0 or same_place(pair.base, pair.judge, name):
             continue
+        require_numbers(parameter, name=name)
         start, end = original.detach().to(parameter.device), parameter.detach()
         # float32 between the ends, the base's own tensor at 0: casting back and forth would be exact there anyway
         mixed = start if scale == 0.0 else torch.lerp(start.float(), end.float(), scale).to(end.dtype)
