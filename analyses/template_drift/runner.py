@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,6 +27,8 @@ from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from analyses.template_drift.contrasts import TEMPLATES, Side
 from analyses.template_drift.result import TemplateDriftResult
 from workbench.errors import ParameterError
+from workbench.hooks.executor import entered, forward_kwargs
+from workbench.hooks.observe import at_input, forward_accepts
 from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order, label_logprobs, verdicts_from_logprobs
 from workbench.pairs import Pair, run_meta
 from workbench.pairs.fingerprint import text_fingerprint
@@ -191,15 +192,17 @@ class _Work:
 
 def _verdicts(prompts: Prompts, rows: Sequence[int], *, side: Side) -> Float[np.ndarray, "quantity prompt"]:
     """Return margin and label mass of one model on some prompts."""
-    encoded, executor = prompts.encoded.select(rows), prompts.pair.executor(side)
+    encoded, module = prompts.encoded.select(rows), prompts.pair.module(side)
 
     def scored(batch: TokenBatch) -> Tensor:
-        logits = executor.run(batch, logits="last" if encoded.single_token else "all").logits
-        if logits is None:
-            raise RuntimeError("the executor returned no logits")
-        return logits[:, None] if encoded.single_token else logits[:, -encoded.max_tail :]
+        # Only the columns a label is read at are unembedded: all logits of long prompts would fill a GPU.
+        there = at_input(module, batch)
+        kwargs = forward_kwargs(module, there, logits="all")
+        if forward_accepts(module, "logits_to_keep"):
+            kwargs["logits_to_keep"] = encoded.max_tail
+        return module(**kwargs).logits
 
-    with torch.no_grad():
+    with entered(module):
         logprobs = label_logprobs(scored, encoded, batch_size=len(rows))
     verdicts = verdicts_from_logprobs(logprobs, encoded)
     return np.array([[verdict.margin for verdict in verdicts], [verdict.label_mass for verdict in verdicts]])
