@@ -64,7 +64,8 @@ bench: env ## run benchmarks/bench_*.py; JSON lines go to benchmarks/results/
 		$(BIN)/python "$$script" > "benchmarks/results/$$name.jsonl.part"; \
 		mv "benchmarks/results/$$name.jsonl.part" "benchmarks/results/$$name.jsonl"; done
 
-figures: env ## draw the figures of docs/tuco.md again (minutes)
+figures: env ## draw the figures of docs/ again (minutes)
+	$(BIN)/python docs/figures/make_pairs.py
 	$(BIN)/python docs/figures/make_tuco.py
 
 docs: env ## API pages from the docstrings, into docs/api/

@@ -1,12 +1,19 @@
 """Users go on in TransformerLens and nnsight: the same model, and nothing they do there reaches the pair."""
 
-import nnsight
+import importlib
+
 import pytest
 import torch
 
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.pairs import handing_out
 from workbench.pairs.tiny import tiny_pair
+
+
+def save(value):
+    """Keep a value of a trace; nnsight is imported as late as users of a pair import it."""
+    return importlib.import_module("nnsight").save(value)
+
 
 TEXT = "Which answer is better?"
 
@@ -102,12 +109,12 @@ def test_a_trace_opened_through_the_pair_runs_the_callers_own_block(pair):
     ids = ids_of(pair)
     model = pair.nnsight("judge")
     with pair.trace("judge", ids):
-        hidden = model.model.layers[0].output.save()
-        out = model.output.logits.save()
+        hidden = save(model.model.layers[0].output)
+        out = save(model.output.logits)
     assert torch.equal(out, logits_of(pair, "judge"))
     assert hidden.shape == (1, ids.shape[1], 32)
     with pair.trace("judge", TEXT) as tracer:
-        again = tracer.envoy.output.logits.save()
+        again = save(tracer.envoy.output.logits)
     assert torch.equal(again, out)
     assert pair.nnsight("judge") is model
 
@@ -117,7 +124,7 @@ def test_an_edit_in_a_trace_works_and_never_reaches_the_pair(pair):
     ids, model = ids_of(pair), pair.nnsight("judge")
     with pair.trace("judge", ids):
         model.model.layers[0].mlp.output = model.model.layers[0].mlp.output * 0
-        edited = model.output.logits.save()
+        edited = save(model.output.logits)
 
     def ablate(module, args, output):
         return output * 0
@@ -136,10 +143,10 @@ def test_one_session_goes_across_both_models(pair):
     judge, base = pair.nnsight("judge"), pair.nnsight("base")
     with judge.session():
         with pair.trace("judge", ids):
-            hidden = judge.model.layers[0].output.save()
+            hidden = save(judge.model.layers[0].output)
         with pair.trace("base", ids):
             base.model.layers[0].output = hidden
-            out = base.output.logits.save()
+            out = save(base.output.logits)
     with torch.no_grad():
         handle = pair.base.model.layers[0].register_forward_hook(lambda module, args, output: hidden)
         expected = pair.base(ids).logits
@@ -152,10 +159,9 @@ def test_a_trace_works_from_a_cell_of_a_notebook(pair, tmp_path):
     """What a notebook runs is compiled source whose lines are in linecache; nnsight reads the block from there."""
     import linecache
 
-    source = "with pair.trace('judge', ids) as tracer:\n    out = tracer.envoy.output.logits.save()\n"
+    source = "with pair.trace('judge', ids) as tracer:\n    out = save(tracer.envoy.output.logits)\n"
     name = "<ipython-input-1-cell>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    space = {"pair": pair, "ids": ids_of(pair)}
+    space = {"pair": pair, "ids": ids_of(pair), "save": save}
     exec(compile(source, name, "exec"), space)
     assert torch.equal(space["out"], logits_of(pair, "judge"))
-    assert nnsight.__version__
