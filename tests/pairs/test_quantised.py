@@ -299,6 +299,7 @@ def test_an_unknown_quantisation_lists_what_there_is(folders, asked):
         ({"quant_method": "gptq", "bits": 4}, "the kernels of gptq need a GPU"),
         ({"quant_method": "awq", "bits": 4}, "the kernels of awq need a GPU"),
         ({"quant_method": "hqq"}, "can't load HQQ weights"),
+        ({"quant_method": "compressed-tensors"}, "packed parts and no weight"),
         ({"quant_method": "mxfp4"}, "has not been seen to run on a CPU"),
     ],
 )

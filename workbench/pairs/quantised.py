@@ -46,13 +46,12 @@ _KINDS = {
     "bitsandbytes": _Kind("bitsandbytes", True),
     "quanto": _Kind("optimum.quanto", True),
     "torchao": _Kind("torchao", True),
-    "compressed-tensors": _Kind("compressed_tensors", True),
     "gptq": _Kind("gptqmodel", False),
     "awq": _Kind("gptqmodel", False),
 }
 _REFUSED = {
     "hqq": "transformers itself can't load HQQ weights at present",
-    "quark": "its layers haven't been tried",
+    "compressed-tensors": "its layers hold packed parts and no weight, which nothing here can read yet",
 }
 
 
