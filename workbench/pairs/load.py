@@ -41,7 +41,7 @@ def load_pair(
     device_map: Any = None,
     max_memory: Mapping[Any, Any] | None = None,
     offload_folder: str | os.PathLike[str] | None = None,
-    offload: Literal["disk"] | None = None,
+    offload: str | None = None,
     quantization: Any = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
