@@ -22,7 +22,7 @@ TOKENS = [5, 9, 31]
 """Ids whose embeddings the kinds that train tokens change; they stand in ``BATCH``."""
 BATCH = TokenBatch.from_rows([[1, *TOKENS, 77, 140, 201, 9, 260, 33, 18, 5], [1, 88, 31, 250, 5, 12]], pad_id=0)
 LINEAR_ONLY = frozenset(
-    "olora oft boft loha lokr hra miss shira c3a road delora beft glora peanut psoft supertuning".split()
+    "olora oft boft loha lokr hra miss shira c3a road delora beft glora osf peanut psoft supertuning".split()
 )
 """Kinds that peft can't put on GPT-2's transposed matrices; there they sit on the (tied) head."""
 
@@ -120,6 +120,7 @@ KINDS: Mapping[str, Config] = {
     "glora": _on_matrices(peft.GloraConfig, r=4),
     "hira": _on_matrices(peft.HiraConfig, r=4),
     "peanut": _on_matrices(peft.PeanutConfig, r=4),
+    "osf": _on_matrices(peft.OSFConfig, effective_rank=8),
     "psoft": _on_matrices(peft.PsoftConfig, r=4),
     "pvera": lambda a: peft.PveraConfig(target_modules=matrices(a)[:1], r=4, task_type="CAUSAL_LM"),
     "supertuning": _on_matrices(peft.SupertuningConfig, sparsity=0.9),

@@ -50,9 +50,8 @@ def test_identical_models_give_curves_that_are_flat_to_the_bit(pair, ends):
 
 def test_the_same_model_saved_twice_is_flat_within_rounding():
     base = tiny_model()
-    twin = load_pair(
-        base, copy.deepcopy(base), tokenizer=byte_tokenizer(), format="pairwise", doctor=False, device="cpu"
-    )
+    options = {"tokenizer": byte_tokenizer(), "format": "pairwise", "doctor": False, "device": "cpu"}
+    twin = load_pair(base, copy.deepcopy(base), allow_identical=True, **options)
     result = scale(twin, ITEMS, progress=False)
     np.testing.assert_allclose(result.gap[0], np.broadcast_to(result.judge_gap, result.gap[0].shape), atol=1e-5)
     assert not result.finding.found
