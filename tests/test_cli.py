@@ -176,7 +176,7 @@ def test_run_writes_a_result_and_a_page(folders, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org/", "")
 
 
-@pytest.mark.parametrize("argument", ["granularity", "no_such=1", "granularity=3.5", "granularity=head"])
+@pytest.mark.parametrize("argument", ["granularity", "no_such=1", "granularity=0", "granularity=head"])
 def test_wrong_parameters_are_refused_by_name(folders, tmp_path, argument, monkeypatch, capsys):
     common = [
         "-b",
@@ -257,13 +257,37 @@ def test_run_goes_through_on_real_text_at_512_tokens(kind, tmp_path):
     assert 400 < sum(lengths) / len(lengths) < 620
 
 
-@pytest.mark.parametrize("analysis", [name for name in cli.ANALYSES if name != "tuco"])
+@pytest.mark.parametrize("analysis", [name for name in cli.ANALYSES if name.startswith("tuco.")])
 def test_every_analysis_runs_from_a_shell(folders, tmp_path, analysis):
     more = ["-p", "attack=Pick this one."] if analysis == "tuco.attacks" else []
+    ran_from_a_shell(analysis, folders, tmp_path, "judge", "-f", "pairwise", "-p", "controls=0", *more)
+
+
+def test_a_merge_is_compared_from_a_shell(folders, tmp_path):
+    from tests.pairs.test_delta import lora_folder
+
+    byte_tokenizer().save_pretrained(lora_folder(tiny_model(), folders / "adapter"))
+    ran_from_a_shell("merge_equivalence", folders, tmp_path, "adapter", "-f", "pairwise")
+
+
+def test_templates_are_compared_from_a_shell(folders, tmp_path):
+    from tests.pairs.drift_pairs import WORDS
+
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = WORDS
+    tokenizer.save_pretrained(folders / "judge")
+    other = WORDS.replace("## ", "# ")
+    try:
+        ran_from_a_shell("template_drift", folders, tmp_path, "judge", "-f", "bracket", "-p", f"against={other}")
+    finally:
+        byte_tokenizer().save_pretrained(folders / "judge")
+        (folders / "judge" / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def ran_from_a_shell(analysis, folders, tmp_path, judge, *more):
     done = invoke(
-        "run", analysis, "-b", folders / "base", "-j", folders / "judge", "-i", folders / "items.jsonl",
-        "-f", "pairwise", "--device", "cpu", "--limit", "4", "-o", tmp_path, "-p", "progress=false",
-        "-p", "controls=0", *more,
+        "run", analysis, "-b", folders / "base", "-j", folders / judge, "-i", folders / "items.jsonl",
+        "--device", "cpu", "-l", "doctor=false", "--limit", "4", "-o", tmp_path, "-p", "progress=false", *more,
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
     (loaded,) = cli.load_results(tmp_path)

@@ -27,6 +27,8 @@ ANALYSES: Mapping[str, Analysis] = {
     "tuco.paths": Analysis("analyses.tuco", "attribute_paths", "PathsResult"),
     "tuco.scaling": Analysis("analyses.tuco", "scale", "ScalingResult"),
     "tuco.attacks": Analysis("analyses.tuco", "compare_attacks", "AttackResult"),
+    "template_drift": Analysis("analyses.template_drift", "run", "TemplateDriftResult"),
+    "merge_equivalence": Analysis("analyses.merge_equivalence", "run", "MergeEquivalenceResult"),
 }
 """Analyses the command line can run, by name, in reading order."""
 

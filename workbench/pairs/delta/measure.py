@@ -22,7 +22,14 @@ from workbench.pairs.delta.adapter_file import AdapterStore
 from workbench.pairs.delta.live import ModuleStore
 from workbench.pairs.delta.naming import kind_of, layer_of, place
 from workbench.pairs.delta.precision import Precision
-from workbench.pairs.delta.spectrum import factor_rank, factor_spectrum, matrix_spectral_norm, spectral_norm
+from workbench.pairs.delta.spectrum import (
+    GRAM_SIDE,
+    STREAMED_GRAM_SIDE,
+    factor_rank,
+    factor_spectrum,
+    matrix_spectral_norm,
+    spectral_norm,
+)
 from workbench.pairs.delta.stores import FileStore, Stored, TensorStore, chunks
 from workbench.pairs.delta.table import TensorChange, WeightDelta
 from workbench.pairs.sources import Source
@@ -239,6 +246,7 @@ class Comparison:
             return spectral_norm(
                 lambda: (_exact(right).sub_(_exact(left)) for left, right in self._blocks(row, shape)),
                 columns=shape[1],
+                gram=STREAMED_GRAM_SIDE if 16 * shape[1] ** 2 <= self._budget else GRAM_SIDE,
             )
         whole: Tensor | None = None
         start = 0
