@@ -5,19 +5,32 @@
 Whatever a template does to both models alike cancels, and so does what fine-tuning does under both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from analyses.metrics import FLOORS, LEVEL, Interval, holm, share_interval, sign_flip_test
+from analyses.metrics import (
+    FEWEST_DRAWS,
+    FLOORS,
+    LEVEL,
+    Chance,
+    Interval,
+    against_draws,
+    holm,
+    share_interval,
+    sign_flip_test,
+)
 
 if TYPE_CHECKING:
     from analyses.template_drift.result import TemplateDriftResult
 
 Template = Literal["judge", "base", "white space"]
 Side = Literal["base", "judge"]
+Turn = Callable[[np.ndarray], np.ndarray]
+"""Orients a slot-oriented gap ``[item order]``."""
 
 TEMPLATES: tuple[Template, ...] = ("judge", "base", "white space")
 """The judge's own template, the one held against it, and the judge's with one line break more at its end."""
@@ -43,12 +56,19 @@ class Effect:
     """Holm's over the directions."""
     floor: float
     """What rounding alone may produce, nats."""
+    chance: Chance | None
+    """Where the drift of a further judge moved as far at random would fall; None with fewer than three."""
 
     @property
     def holds(self) -> bool:
         """Whether it is told from 0, from white space and from rounding."""
         own = self.beyond.low > 0 if self.way == SIZE else self.drift.excludes(0.0) and self.beyond.excludes(0.0)
         return self.adjusted < LEVEL and own and abs(self.drift.value) > FLOORS * self.floor
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether it is larger than what random changes of the judge's norm make of the same templates."""
+        return self.chance is not None and self.chance.p < LEVEL
 
 
 def difference(result: "TemplateDriftResult", template: Template) -> Float[np.ndarray, "item order"]:
@@ -62,29 +82,45 @@ def drift(result: "TemplateDriftResult", against: Template = "base") -> Float[np
     return difference(result, "judge") - difference(result, against)
 
 
+def random_drifts(result: "TemplateDriftResult") -> Float[np.ndarray, "draw item order"]:
+    """Return the drift of every judge moved at random; NaN on items it wasn't measured on."""
+    change = result.random_margin - result.base_margin
+    return change[:, TEMPLATES.index("judge")] - change[:, TEMPLATES.index("base")]
+
+
 def effects(result: "TemplateDriftResult") -> tuple[Effect, ...]:
     """Return the drift in every direction that can be told on these items, Holm-adjusted over them."""
-    own, control = drift(result), drift(result, "white space")
-    values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    ways: dict[str, Turn] = {}
     if (result.labels >= 0).any():
-        values[TOWARD_LABEL] = result.toward_label(own), result.toward_label(control)
+        ways[TOWARD_LABEL] = result.toward_label
     if len(result.orders) == 2:
-        values[TOWARD_FIRST_SLOT] = result.toward_first_slot(own), result.toward_first_slot(control)
-    values[SIZE] = np.abs(own), np.abs(control)
+        ways[TOWARD_FIRST_SLOT] = result.toward_first_slot
+    ways[SIZE] = np.abs
+    own, control = drift(result), drift(result, "white space")
+    values = {way: (turn(own), turn(control)) for way, turn in ways.items()}
     raw = np.array([_p(result, way, *pair) for way, pair in values.items()])
-    floor = result.meta.noise_floor or 0.0
     return tuple(
         Effect(
             way=way,
-            drift=result.mean(pair[0]),
-            control=result.mean(pair[1]),
-            beyond=result.mean(pair[0] - pair[1]),
+            drift=result.mean(values[way][0]),
+            control=result.mean(values[way][1]),
+            beyond=result.mean(values[way][0] - values[way][1]),
             p=float(p),
             adjusted=float(adjusted),
-            floor=floor,
+            floor=result.meta.noise_floor or 0.0,
+            chance=_chance(result, turn),
         )
-        for (way, pair), p, adjusted in zip(values.items(), raw, holm(raw), strict=True)
+        for (way, turn), p, adjusted in zip(ways.items(), raw, holm(raw), strict=True)
     )
+
+
+def _chance(result: "TemplateDriftResult", turn: Turn) -> Chance | None:
+    draws = random_drifts(result)
+    draws = draws[~np.isnan(draws).all((1, 2))]
+    if len(draws) < FEWEST_DRAWS:
+        return None
+    same_items = np.where(np.isnan(draws[0]), np.nan, drift(result))
+    return against_draws(result.mean(turn(same_items)).value, np.array([result.mean(turn(d)).value for d in draws]))
 
 
 def flips(result: "TemplateDriftResult", side: Side, against: Template = "base") -> Interval:

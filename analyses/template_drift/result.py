@@ -42,14 +42,19 @@ class TemplateDriftResult(JudgedResult):
     """Probability the judge puts on all labels together."""
     base_mass: Float[np.ndarray, "template item order"]
     """Probability the base puts on them."""
+    random_margin: Float[np.ndarray, "draw template item order"]
+    """Verdict margin of judges moved as far in random directions; NaN where none was measured."""
 
-    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
-        ("judge_margin", "base_margin", "judge_mass", "base_mass"), _PROMPT
-    )
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **dict.fromkeys(("judge_margin", "base_margin", "judge_mass", "base_mass"), _PROMPT),
+        "random_margin": ("draw", *_PROMPT),
+    }
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every axis."""
-        return {"item": len(self.item_ids), "order": len(self.orders), "template": len(TEMPLATES)}
+        return {"item": len(self.item_ids), "order": len(self.orders), "template": len(TEMPLATES)} | {
+            "draw": len(self.random_margin)
+        }
 
     @property
     def finding(self) -> Finding:

@@ -7,8 +7,9 @@ under the other: whatever a template does to both alike cancels.
 
 Steps: 1 write every prompt under the judge's template, the other one, and the judge's with one line
 break more at its end (the control: a change without meaning), 2 read the verdict margin and the label
-mass of both models on each, 3 difference the differences, item by item, with cluster-bootstrap
-intervals and sign-flip tests, beside those of the control.
+mass of both models on each, 3 do the same with judges moved as far in random directions (what a
+template does to any change of this size), 4 difference the differences, item by item, with
+cluster-bootstrap intervals and sign-flip tests, beside those of the controls.
 
 What it can't do: say which template is right; tell a template's words from its special tokens.
 Falsified if a model held against itself gives anything but exactly 0.
@@ -17,13 +18,14 @@ Falsified if a model held against itself gives anything but exactly 0.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.template_drift.contrasts import TEMPLATES, Side
 from analyses.template_drift.result import TemplateDriftResult
 from workbench.errors import ParameterError
@@ -46,6 +48,8 @@ def run(
     *,
     against: str = "base",
     orders: Sequence[Order] = ORDERS,
+    controls: int = 3,
+    control_items: int | None = 32,
     permutations: int = 2000,
     batch_size: int = 8,
     seed: int = 0,
@@ -58,9 +62,11 @@ def run(
         items: What to judge; each is shown in every order of ``orders`` under all templates.
         against: ``"base"`` for the base's own template, or the text of a template.
         orders: Answer orders to show.
+        controls: Number of random judges of equal norm; with fewer than three nothing can be told from chance.
+        control_items: On how many items they are measured; None for all.
         permutations: Sign patterns drawn in a test, where there are too many to go through.
         batch_size: Prompts per forward.
-        seed: Seed of tests and intervals.
+        seed: Seed of controls, tests and intervals.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -74,8 +80,13 @@ def run(
         ContextWindowError: A prompt is longer than the models' window.
     """
     started = time.perf_counter()
-    check_least(batch_size=(batch_size, 1), permutations=(permutations, 1))
-    work = _Work.plan(pair, items, against=against, orders=orders)
+    check_least(
+        batch_size=(batch_size, 1),
+        permutations=(permutations, 1),
+        controls=(controls, 0),
+        control_items=(control_items, 2),
+    )
+    work = _Work.plan(pair, items, against=against, orders=orders, draws=controls)
     prompts = work.prompts[0]
     with interruptible(prompts):
         first = next(prompts.batches(batch_size))[:_PROBED]
@@ -85,9 +96,12 @@ def run(
                 work.values[:, :, :, list(chosen)] = measured
                 prompts.done[list(chosen)] = True
                 bar.update(len(chosen))
+        _measure_controls(work, limit=control_items, batch_size=batch_size, seed=seed, progress=progress)
     parameters = {
         "against": against,
         "orders": list(prompts.orders),
+        "controls": controls,
+        "control_items": control_items,
         "permutations": permutations,
         "batch_size": batch_size,
     }
@@ -114,6 +128,7 @@ def run(
         base_margin=kept[1, 0],
         judge_mass=kept[0, 1],
         base_mass=kept[1, 1],
+        random_margin=prompts.kept(work.random, axis=2),
         meta=meta,
     )
 
@@ -129,9 +144,13 @@ class _Work:
     notes: tuple[str, ...]
     values: Float[np.ndarray, "side quantity template item order"]
     """Margin and mass of judge and base."""
+    random: Float[np.ndarray, "draw template item order"]
+    """Margins of judges moved at random; NaN where none was measured."""
 
     @classmethod
-    def plan(cls, pair: Pair, items: Sequence[JudgeItem], *, against: str, orders: Sequence[Order]) -> "_Work":
+    def plan(
+        cls, pair: Pair, items: Sequence[JudgeItem], *, against: str, orders: Sequence[Order], draws: int
+    ) -> "_Work":
         """Step 1: write every prompt under every template.
 
         Raises:
@@ -164,19 +183,29 @@ class _Work:
             fingerprints=tuple(names),
             notes=_lost_tokens(own, prompts[1].encoded),
             values=np.full(shape, np.nan),
+            random=np.full((draws, *shape[2:]), np.nan),
         )
 
     def measure(self, chosen: Sequence[int]) -> Float[np.ndarray, "side quantity template item order"]:
         """Step 2: margin and mass of some items, by both models under every template."""
         rows = self.prompts[0].rows_of(chosen)
-        return self._by_item([[_verdicts(p, rows, side=side) for p in self.prompts] for side in _SIDES])
+        return self._by_item([[_verdicts(p, rows, p.pair.module(side)) for p in self.prompts] for side in _SIDES])
+
+    def measure_control(self, judge: nn.Module, chosen: Sequence[int]) -> Float[np.ndarray, "template item order"]:
+        """Step 3: margins of one random judge on some items."""
+        rows = self.prompts[0].rows_of(chosen)
+        margins = np.array([_verdicts(p, rows, judge)[0] for p in self.prompts])
+        return margins.reshape(len(margins), -1, len(self.prompts[0].orders))
 
     def noise(self, chosen: Sequence[int]) -> float:
         """Return how far rounding moves a prompt's drift: read in one batch, and alone."""
         rows = self.prompts[0].rows_of(chosen)
         alone = self._by_item(
             [
-                [np.concatenate([_verdicts(p, [row], side=side) for row in rows], axis=1) for p in self.prompts]
+                [
+                    np.concatenate([_verdicts(p, [row], p.pair.module(side)) for row in rows], axis=1)
+                    for p in self.prompts
+                ]
                 for side in _SIDES
             ]
         )
@@ -190,9 +219,23 @@ class _Work:
         return array.reshape(*array.shape[:3], -1, len(self.prompts[0].orders))
 
 
-def _verdicts(prompts: Prompts, rows: Sequence[int], *, side: Side) -> Float[np.ndarray, "quantity prompt"]:
+def _measure_controls(work: _Work, *, limit: int | None, batch_size: int, seed: int, progress: bool) -> None:
+    """Step 3: the same prompts before judges moved as far in random directions."""
+    prompts, draws = work.prompts[0], len(work.random)
+    chosen = [i for i in controlled_items(prompts, draws=draws, limit=limit, seed=seed) if prompts.done[i]]
+    if not chosen:
+        return
+    with progress_bar(draws * len(chosen), title="random judges", shown=progress) as bar:
+        for draw, (control, _) in enumerate(random_judges(prompts.pair, draws=draws, seed=seed)):
+            measure = partial(work.measure_control, control.judge)
+            for some, margins in prompts.each(prompts.batches(batch_size, items=chosen), measure):
+                work.random[draw][:, list(some)] = margins
+                bar.update(len(some))
+
+
+def _verdicts(prompts: Prompts, rows: Sequence[int], module: nn.Module) -> Float[np.ndarray, "quantity prompt"]:
     """Return margin and label mass of one model on some prompts."""
-    encoded, module = prompts.encoded.select(rows), prompts.pair.module(side)
+    encoded = prompts.encoded.select(rows)
 
     def scored(batch: TokenBatch) -> Tensor:
         # Only the columns a label is read at are unembedded: all logits of long prompts would fill a GPU.

@@ -24,6 +24,7 @@ def finding(result: "TemplateDriftResult") -> Finding:
     held = [effect for effect in effects if effect.holds]
     estimates = (
         *(_effect(effect) for effect in effects),
+        *(_random(effect) for effect in effects if effect.chance is not None),
         *_differences(result),
         *(_flips(result, side) for side in ("judge", "base")),
         *_agreements(result),
@@ -40,14 +41,22 @@ def _found(result: "TemplateDriftResult", held: list[Effect]) -> str:
         said = " and ".join(f"{effect.drift.value:+.3g} nats {effect.way}" for effect in told)
         return (
             f"What tells judge from base hangs on the template: under the judge's own it is {said} more than under "
-            f"{result.against}, and {flips:.0%} of the judge's verdicts turn."
+            f"{result.against}, and {flips:.0%} of the judge's verdicts turn{_beside_chance(told[0])}."
         )
     size = held[0]
     return (
         f"What tells judge from base hangs on the template, in no common direction: {size.drift.value:.3g} nats a "
         f"prompt between the judge's own and {result.against} (white space alone: {size.control.value:.3g}), and "
-        f"{flips:.0%} of the judge's verdicts turn."
+        f"{flips:.0%} of the judge's verdicts turn{_beside_chance(size)}."
     )
+
+
+def _beside_chance(effect: Effect) -> str:
+    if effect.chance is None:
+        return ""
+    if effect.beyond_chance:
+        return ", further than in judges moved as far at random"
+    return f"; judges moved as far at random answer to it as much ({effect.chance.value:+.3g} nats on average)"
 
 
 def _nothing(result: "TemplateDriftResult", effects: tuple[Effect, ...]) -> str:
@@ -71,6 +80,21 @@ def _effect(effect: Effect) -> Estimate:
         effect.drift,
         unit="nats",
         control=estimate("one line break more", effect.control, unit="nats"),
+    )
+
+
+def _random(effect: Effect) -> Estimate:
+    """Return where 95% of further random judges fall."""
+    chance = effect.chance
+    if chance is None:
+        raise RuntimeError("no random judge was measured")
+    return Estimate(
+        name=f"the same {effect.way} in judges moved as far at random (95% of further ones; p = {chance.p:.2g})",
+        value=chance.value,
+        low=chance.low,
+        high=chance.high,
+        n=effect.drift.n,
+        unit="nats",
     )
 
 
@@ -131,7 +155,7 @@ def _limits(result: "TemplateDriftResult") -> tuple[str, ...]:
         *off,
         f"Both models are asked in the judge's tokens; the templates differ in: {' | '.join(result.excerpt)}.",
         "Margins compare whole labels; a template that moves both models alike doesn't show here.",
-        "A judge moved at random would answer to its template too: that the template matters doesn't say that tuning "
-        "taught it.",
+        "That the template matters doesn't say that tuning taught it: a change in any direction answers to a template "
+        "too, as far as the random judges do.",
         *(f"Not measured: {what}" for what in result.meta.not_measured),
     )

@@ -2,7 +2,8 @@
 
 Per prompt: ``verdict_margin`` (nats, first slot minus second) and ``label_mass`` by model and template
 (``direction``), and ``drift`` with white space as its control. Over items: ``drift`` in each direction,
-``flipped``, ``agreement`` and ``label_mass`` with interval, control and p.
+``flipped``, ``agreement`` and ``label_mass`` with interval, control and p; the drift of random judges
+with the ends between which 95% of further ones fall.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,12 @@ def _over_items(result: "TemplateDriftResult") -> list[dict[str, Any]]:
         | {"control": effect.control.value, "p": effect.adjusted}
         for effect in result.effects()
     ]
+    rows += [
+        {"model": "random judge - base", "direction": effect.way, "metric": "drift", "value": effect.chance.value,
+         "low": effect.chance.low, "high": effect.chance.high, "p": effect.chance.p}
+        for effect in result.effects()
+        if effect.chance is not None
+    ]  # fmt: skip
     for side in _SIDES:
         flipped = _interval(contrasts.flips(result, side), model=side, direction="base", metric="flipped")
         rows.append(flipped | {"control": contrasts.flips(result, side, "white space").value})

@@ -12,13 +12,13 @@ from analyses.template_drift import TEMPLATES, TemplateDriftResult
 from tests.pairs.drift_pairs import ADDED, CHATML, WORDS, grown_pair, items, template_pair, tokenizer_with
 from workbench.errors import ItemError, MemoryShortage, PairMismatch, ParameterError
 from workbench.judges import get_format
-from workbench.pairs import identical_pair
+from workbench.pairs import identical_pair, random_delta_pair
 
 BASE, SPACE = TEMPLATES.index("base"), TEMPLATES.index("white space")
 
 
 def run(pair, count=10, **options):
-    return template_drift.run(pair, items(count), progress=False, **options)
+    return template_drift.run(pair, items(count), progress=False, **{"controls": 0, **options})
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(pair):
-    return run(pair)
+    return run(pair, controls=3)
 
 
 def test_a_planted_template_token_is_all_there_is(pair, result):
@@ -57,6 +57,13 @@ def test_putting_the_token_back_takes_the_drift_away(pair):
     assert not repaired.drift().any()
 
 
+@torch.no_grad()
+def _score(module, row, tail):
+    """Log-probability of a label after a prompt, from one plain forward."""
+    logprobs = module(torch.tensor([row + tail])).logits[0].log_softmax(-1)
+    return sum(float(logprobs[len(row) - 1 + j, token]) for j, token in enumerate(tail))
+
+
 def test_margins_are_those_of_the_models_alone(pair, result):
     """An independent reading: whole labels scored one by one without batches, executors or our readout."""
     for at, name in enumerate(("judge", "base")):
@@ -64,11 +71,7 @@ def test_margins_are_those_of_the_models_alone(pair, result):
         encoded = asked.encode(items(2))
         for side in ("judge", "base"):
             for k, (row, tails) in enumerate(zip(encoded.rows, encoded.tails, strict=True)):
-                scores = []
-                for tail in tails:
-                    with torch.no_grad():
-                        logits = asked.module(side)(torch.tensor([row + tail])).logits[0].log_softmax(-1)
-                    scores.append(sum(float(logits[len(row) - 1 + j, t]) for j, t in enumerate(tail)))
+                scores = [_score(asked.module(side), row, tail) for tail in tails]
                 item, order = divmod(k, 2)
                 assert result.margins(side)[at, item, order] == pytest.approx(scores[0] - scores[1], abs=1e-4)
                 mass = (result.judge_mass if side == "judge" else result.base_mass)[at, item, order]
@@ -126,7 +129,7 @@ def test_one_order_without_labels_has_no_direction_but_a_size(pair):
 def test_batches_and_seeds_dont_matter(pair, result):
     again = run(pair, batch_size=3)
     np.testing.assert_allclose(again.judge_margin, result.judge_margin, atol=2e-5)
-    same = run(pair)
+    same = run(pair, controls=3)
     np.testing.assert_array_equal(same.judge_margin, result.judge_margin)
     assert same.to_frame().equals(result.to_frame())
 
@@ -224,3 +227,46 @@ def test_models_are_left_as_found(pair):
     assert all(torch.equal(p, before[name]) for name, p in pair.judge.named_parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not any(module._forward_hooks for module in pair.judge.modules())
+
+
+def test_random_judges_stand_beside_the_drift_and_say_whether_it_is_more_than_any_change_does(result):
+    """In a random network one planted row does no more than the same norm anywhere, which has to be said."""
+    size = result.effects()[-1]
+    assert not size.beyond_chance
+    assert size.chance.low < size.drift.value < size.chance.high
+    assert "judges moved as far at random answer to it as much" in result.finding.headline
+    assert any("95% of further ones" in estimate.name for estimate in result.finding.estimates)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((3, *result.base_margin.shape))
+    quiet = dataclasses.replace(result, random_margin=result.base_margin + noise)
+    assert quiet.effects()[-1].beyond_chance
+    assert "further than in judges moved as far at random" in quiet.finding.headline
+    frame = quiet.to_frame()
+    assert (frame.model == "random judge - base").sum() == len(quiet.effects())
+
+
+def test_margins_of_random_judges_are_those_of_their_models(pair, result):
+    assert not np.isnan(result.random_margin).any()
+    own = random_delta_pair(pair.with_template("judge"), seed=0)
+    encoded = own.encode(items(1), orders=["original"])
+    labels = [_score(own.judge, encoded.rows[0], tail) for tail in encoded.tails[0]]
+    assert result.random_margin[0, 0, 0, 0] == pytest.approx(labels[0] - labels[1], abs=1e-4)
+
+
+def test_a_judge_that_moved_at_random_is_not_beyond_chance(pair):
+    sham = pair.with_judge(random_delta_pair(pair, seed=99).judge, name="sham")
+    found = run(sham, controls=5)
+    assert not any(effect.beyond_chance for effect in found.effects())
+    assert "further than" not in found.finding.headline
+
+
+def test_controls_can_be_left_out_or_kept_to_some_items(pair):
+    none = run(pair, 4)
+    assert none.random_margin.shape[0] == 0
+    assert any("controls=0" in note for note in none.meta.not_measured)
+    assert all(effect.chance is None for effect in none.effects())
+    some = run(pair, 6, controls=3, control_items=2)
+    assert (~np.isnan(some.random_margin).all((0, 1, 3))).sum() == 2
+    assert any("control_items" in note for note in some.meta.not_measured)
+    itself = run(identical_pair(pair), 2, against=WORDS, controls=3)
+    assert np.isnan(itself.random_margin).all()
+    assert any("same model" in note for note in itself.meta.not_measured)
