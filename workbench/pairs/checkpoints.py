@@ -70,9 +70,7 @@ def load_checkpoint(
     config = read_config(source, place)
     if auto_class is AutoModelForCausalLM:
         _require_causal(config, source)
-    quantisation = quantised.chosen(
-        place.quantisation(source), config, source=source, device=place.device, dtype=place.dtype
-    )
+    quantisation = quantised.chosen(place.quantisation(source), config, source=source, dtype=place.dtype)
     with explained(source):
         loaded: Any = auto_class.from_pretrained(
             source.name,

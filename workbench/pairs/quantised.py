@@ -34,41 +34,28 @@ class Quantisation:
     """Configuration to hand to ``from_pretrained``; None when the checkpoint carries it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    package: str
-    """Module that must be importable."""
-    on_cpu: bool
-    """Whether it runs without a GPU; tried, not read."""
-
-
-_KINDS = {
-    "bitsandbytes": _Kind("bitsandbytes", True),
-    "quanto": _Kind("optimum.quanto", True),
-    "torchao": _Kind("torchao", True),
-    "gptq": _Kind("gptqmodel", False),
-    "awq": _Kind("gptqmodel", False),
-}
+_PACKAGES = {"bitsandbytes": "bitsandbytes", "quanto": "optimum.quanto", "torchao": "torchao"}
+"""Kinds that were seen to run, on a CPU, and the module each needs."""
+_PACKED = "its layers hold packed parts and no weight, which nothing here can read yet"
 _REFUSED = {
+    "gptq": f"its kernels need a GPU, and {_PACKED}",
+    "awq": f"its kernels need a GPU, and {_PACKED}",
+    "compressed-tensors": _PACKED,
     "hqq": "transformers itself can't load HQQ weights at present",
-    "compressed-tensors": "its layers hold packed parts and no weight, which nothing here can read yet",
 }
 
 
-def chosen(
-    asked: Any, config: Any, *, source: Source, device: torch.device, dtype: torch.dtype | None = None
-) -> Quantisation | None:
+def chosen(asked: Any, config: Any, *, source: Source, dtype: torch.dtype | None = None) -> Quantisation | None:
     """Return how a checkpoint is to be quantised: as its files say, or as asked; None for plain weights.
 
     Args:
         asked: ``"8bit"``, ``"4bit"``, a transformers quantisation config or its dictionary; None for none.
         config: Configuration of the checkpoint.
         source: Where it lies, for messages.
-        device: Where it will run.
         dtype: Type a 4-bit preset computes in.
 
     Raises:
-        CheckpointError: The kind isn't supported, its package is missing, or it needs a GPU.
+        CheckpointError: The kind isn't supported, or its package is missing.
         ParameterError: Nothing like it is known, or the checkpoint is quantised already.
     """
     stored = getattr(config, "quantization_config", None)
@@ -83,7 +70,7 @@ def chosen(
         )
     settings = stored if asked is None else _settings(asked, dtype)
     method = _method(settings)
-    _require_runnable(method, source=source, device=device)
+    _require_runnable(method, source=source)
     return Quantisation(method=method, settings=None if asked is None else settings)
 
 
@@ -277,31 +264,22 @@ def _unknown(asked: Any) -> ParameterError:
     )
 
 
-def _require_runnable(method: str, *, source: Source, device: torch.device) -> None:
-    kind = _KINDS.get(method)
-    if method in _REFUSED or (kind is None and device.type == "cpu"):
+def _require_runnable(method: str, *, source: Source) -> None:
+    package = _PACKAGES.get(method)
+    if package is None:
         raise CheckpointError(
             "this kind of quantisation isn't supported.",
             argument=source.argument,
-            got=f"{source.label}: {method} ({_REFUSED.get(method, 'it has not been seen to run on a CPU')})",
-            allowed=sorted(_KINDS),
+            got=f"{source.label}: {method} ({_REFUSED.get(method, 'it has not been tried')})",
+            allowed=sorted(_PACKAGES),
             fix='Use the checkpoint it was made from, quantised while loading: `quantization="4bit"`.',
         )
-    if kind is None:
-        return
-    if device.type == "cpu" and not kind.on_cpu:
-        raise CheckpointError(
-            f"the kernels of {method} need a GPU.",
-            argument=source.argument,
-            got=f"{source.label} on the CPU",
-            fix="Run it on a GPU, or use the checkpoint it was made from.",
-        )
-    if not _importable(kind.package):
+    if not _importable(package):
         raise CheckpointError(
             f"{method} weights need a package that isn't installed.",
             argument=source.argument,
-            got=f"{source.label}: {kind.package}",
-            fix=_install(kind.package),
+            got=f"{source.label}: {package}",
+            fix=_install(package),
         )
 
 
