@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.judges import load_items
-    from workbench.pairs import Pair, load_pair
+    from workbench.pairs import Pair, estimate_memory, load_pair, which_base
     from workbench.reports import Report, run_notebook
     from workbench.widgets import Selection, explore, show
 
@@ -17,14 +17,27 @@ _HOMES = {
     "Pair": "workbench.pairs",
     "Report": "workbench.reports",
     "Selection": "workbench.widgets",
+    "estimate_memory": "workbench.pairs",
     "explore": "workbench.widgets",
     "load_items": "workbench.judges",
     "load_pair": "workbench.pairs",
     "run_notebook": "workbench.reports",
     "show": "workbench.widgets",
+    "which_base": "workbench.pairs",
 }
 
-__all__ = ["Pair", "Report", "Selection", "explore", "load_items", "load_pair", "run_notebook", "show"]
+__all__ = [
+    "Pair",
+    "Report",
+    "Selection",
+    "estimate_memory",
+    "explore",
+    "load_items",
+    "load_pair",
+    "run_notebook",
+    "show",
+    "which_base",
+]
 
 
 def __getattr__(name: str) -> Any:
