@@ -2,9 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import LoraConfig, get_peft_model
 
 from tests.pairs.fake_hub import commit_hash, use
@@ -154,6 +158,7 @@ def test_a_repository_can_hold_base_and_judge_in_sub_folders(fake, folders):
     assert torch.equal(_logits(pair.judge), _logits(_local(folders / "old")))
     row = _row(pair, "judge tokenizer")
     assert row.value == "none in lab/all/judge, so that of lab/all"
+    assert pair.sources["judge"]["source"] == "lab/all"
     assert pair.sources["judge"]["subfolder"] == "judge"
 
 
@@ -225,3 +230,36 @@ def test_a_resolved_source_stays_as_it_is(fake, folders):
     _repository(fake, folders, "lab/judge", "new", commit="j2")
     assert hub.resolved(source).commit == source.commit
     assert hub.resolved(replace(source, commit=None)).commit == commit_hash("j2")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GatedRepoError, "access to this repository must be asked for"),
+        (RepositoryNotFoundError, "the Hub has no such repository, or it is private"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_with_how_to_log_in(fake, folders, monkeypatch, error, words):
+    def refuse(*_args, **_options):
+        raise error.__new__(error)
+
+    monkeypatch.setattr(huggingface_hub, "resolve_revision", refuse)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        _load(folders / "base", "lab/judge")
+    assert "hf auth login" in str(caught.value)
+
+
+def test_online_an_unknown_revision_lists_branches_and_tags(fake, folders, monkeypatch):
+    def refuse(*_args, **_options):
+        raise RevisionNotFoundError.__new__(RevisionNotFoundError)
+
+    refs = SimpleNamespace(
+        branches=[SimpleNamespace(name="main", target_commit="1" * 40)],
+        tags=[SimpleNamespace(name="v1", target_commit="2" * 40)],
+    )
+    monkeypatch.setattr(huggingface_hub, "resolve_revision", refuse)
+    monkeypatch.setattr(hub, "HfApi", lambda: SimpleNamespace(list_repo_refs=lambda name: refs))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(CheckpointError, match="this repository has no such revision") as caught:
+        _load(folders / "base", "lab/judge", revision={"judge": "v9"})
+    assert f"main = {'1' * 40}; v1 = {'2' * 40}" in str(caught.value)

@@ -196,6 +196,18 @@ def test_bad_input_is_refused(call, tmp_path):
         call(tmp_path)
 
 
+def test_a_run_is_repeated_at_the_commit_and_in_the_folder_it_was_made():
+    base = {"source": "lab/base", "repository": "lab/base", "revision": "b" * 40}
+    judge = {"source": "/data/run", "revision": None, "subfolder": "final"}
+    meta = fake_meta(pair={"name": "x", "base": base, "judge": judge})
+    written = view.rerun_python(meta)
+    assert (
+        f"base='lab/base', judge='/data/run', revision={{'base': '{'b' * 40}'}}, subfolder={{'judge': 'final'}}"
+        in written
+    )
+    assert f"--load revision.base={'b' * 40} --load subfolder.judge=final" in view.rerun_shell(meta)
+
+
 def test_embedded_pairs_are_named_by_name():
     side = {"source": "/somewhere/workbench/embedded/demo/base"}
     meta = fake_meta(pair={"name": "demo", "base": side, "judge": {"source": "/somewhere/else"}})

@@ -77,7 +77,8 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         """Return the place as JSON types, for the provenance of results."""
-        row: dict[str, Any] = {"source": self.label, "revision": self.commit}
+        name = self.label if self.live is not None else str(self.given)
+        row: dict[str, Any] = {"source": name, "revision": self.commit}
         if self.repository is not None:
             row |= {"repository": self.repository, "asked_revision": self.revision}
         return row | ({"subfolder": self.subfolder} if self.subfolder else {})

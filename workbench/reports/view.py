@@ -215,9 +215,19 @@ def model_sources(meta: RunMeta) -> dict[str, str]:
     return sources
 
 
+def model_places(meta: RunMeta) -> dict[str, dict[str, str]]:
+    """Return what ``load_pair`` needs to find the same files again: the commit of each repository, and sub-folders."""
+    entries = {side: meta.pair.get(side) for side in ("base", "judge")}
+    known = {side: entry for side, entry in entries.items() if isinstance(entry, Mapping)}
+    commits = {side: str(e["revision"]) for side, e in known.items() if e.get("repository") and e.get("revision")}
+    folders = {side: str(e["subfolder"]) for side, e in known.items() if e.get("subfolder")}
+    return {name: sides for name, sides in (("revision", commits), ("subfolder", folders)) if sides}
+
+
 def rerun_python(meta: RunMeta) -> str:
     """Return the lines of Python that repeat a run."""
-    pair = ", ".join(f"{side}={name!r}" for side, name in model_sources(meta).items())
+    given = model_sources(meta) | model_places(meta)
+    pair = ", ".join(f"{name}={value!r}" for name, value in given.items())
     choices = {**meta.parameters, "seed": meta.seed}
     written = "".join(
         f"    {key}={pprint.pformat(value, width=90, sort_dicts=False)},\n" for key, value in choices.items()
@@ -237,6 +247,9 @@ def rerun_shell(meta: RunMeta) -> str:
     words = ["workbench", "run", meta.analysis]
     for side, name in model_sources(meta).items():
         words += [f"--{side}", name]
+    for option, sides in model_places(meta).items():
+        for side, value in sides.items():
+            words += ["--load", f"{option}.{side}={value}"]
     words += ["--items", str(meta.items.get("source", "ITEMS")), "--out", f"runs/{meta.analysis}"]
     for key, value in {**meta.parameters, "seed": meta.seed}.items():
         if value is not None and not isinstance(value, (list, tuple, Mapping)):
