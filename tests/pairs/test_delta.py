@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from tests.pairs.peft_kinds import saved
 from tests.tiny_models import ARCHITECTURES, FUSED, tiny_model
 from workbench.errors import CheckpointError, PairMismatch, ParameterError
 from workbench.hooks import weight_sharing_shadow
@@ -432,3 +433,18 @@ def test_measuring_leaves_both_models_as_found():
     assert all(
         torch.equal(p, q) for p, q in zip(before, [p for m in (base, judge) for p in m.parameters()], strict=True)
     )
+
+
+@pytest.mark.parametrize("kind", ["dora", "ia3", "oft", "loha", "ln_tuning", "pissa", "lora with trained tokens"])
+def test_every_kind_of_adapter_is_measured_like_its_merged_form(kind, tmp_path):
+    base = tiny_model("llama")
+    folder = saved(base, kind, "llama", tmp_path / "adapter")
+    pair = load_pair(tiny_model("llama"), folder, tokenizer=tiny_pair().tokenizer, format="pairwise", doctor=False)
+    merged = PeftModel.from_pretrained(tiny_model("llama"), folder).merge_and_unload()
+    delta = pair.delta()
+    expected = {name: (change, top) for name, change, _, top in oracle(base, merged)}
+    assert {c.name for c in delta.changes} == set(expected)
+    for c in delta.changes:
+        assert c.change == pytest.approx(expected[c.name][0], rel=1e-3, abs=1e-4)
+        if c.change > 1e-3 and len(c.shape) == 2:
+            assert c.spectral_norm == pytest.approx(expected[c.name][1], rel=1e-3)

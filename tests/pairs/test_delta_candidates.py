@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from tests.pairs.fake_hub import use
 from workbench.errors import CheckpointError, ParameterError
-from workbench.pairs import which_base
+from workbench.pairs import weight_delta, which_base
 from workbench.pairs.delta import measure
+from workbench.pairs.sources import Source
 from workbench.pairs.tiny import scaled_noise, tiny_model, tuned_copy
 
 
@@ -113,3 +116,25 @@ def test_one_changed_number_is_not_the_same_model(models, tmp_path):
     save_file(stored, tmp_path / "near" / "model.safetensors", {"format": "pt"})
     (candidate,) = which_base(tmp_path / "near", [models / "base"]).candidates
     assert candidate.same == candidate.tensors - 1
+
+
+def test_repositories_are_compared_at_their_revision_and_file_by_file(models, tmp_path, monkeypatch):
+    hub = use(monkeypatch, tmp_path / "cache")
+    for name in ("base", "instruct"):
+        shards = tmp_path / name
+        AutoModelForCausalLM.from_pretrained(models / name).save_pretrained(shards, max_shard_size="60KB")
+        hub.commit(f"owner/{name}", shards, commit=f"{name} one")
+    hub.commit("owner/judge", models / "judge", commit="judge one", inside="final")
+    hub.commit("owner/judge", models / "stranger", commit="judge two", branch="v2", inside="final")
+    judge = Source(given="owner/judge", argument="judge", subfolder="final")
+    found = which_base(judge, ["owner/base", "owner/instruct"])
+    assert found.base == "owner/instruct"
+    assert weight_delta("owner/instruct", judge).relative == pytest.approx(0.05, rel=0.02)
+    other = Source(given="owner/judge", argument="judge", subfolder="final", revision="v2")
+    assert which_base(other, ["owner/base", "owner/instruct"]).base is None
+    with pytest.raises(CheckpointError, match="no such revision"):
+        weight_delta("owner/base", Source(given="owner/judge", argument="judge", revision="v3"))
+    shard = next((tmp_path / "cache").glob("models--owner--base/snapshots/*/model-00002*"))
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=shard.name):
+        weight_delta("owner/base", judge)

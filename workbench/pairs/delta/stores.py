@@ -274,7 +274,11 @@ def _downloaded(source: Source, file: str) -> Path | None:
             return Path(
                 huggingface_hub.hf_hub_download(str(source.name), file, revision=source.at, subfolder=source.subfolder)
             )
-        except (EntryNotFoundError, LocalEntryNotFoundError):
+        except LocalEntryNotFoundError:
+            if not huggingface_hub.is_offline_mode():
+                raise  # the Hub can't be reached, which doesn't say that the file isn't there
+            return None
+        except EntryNotFoundError:
             return None
 
 
