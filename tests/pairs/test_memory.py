@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from analyses import tuco
-from tests.tiny_models import BUILDERS, tiny_model
+from tests.tiny_models import BUILDERS, MATRIX, tiny_model
 from workbench.errors import MemoryShortage, ParameterError
 from workbench.judges import JudgeItem
 from workbench.pairs import estimate_memory, free_memory, hub, load_pair, memory
@@ -21,7 +21,6 @@ from workbench.pairs.sources import Source
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tuned_copy
 from workbench.pairs.tiny import tiny_model as byte_model
 
-MATRIX = ("llama", "qwen3", "mistral", "gemma2", "gpt2", "neox")
 ITEMS = [
     JudgeItem(item_id=f"i{i}", question=f"What is {i}?", answers=("a", "b" * (1 + i)), label=i % 2) for i in range(4)
 ]

@@ -1,6 +1,8 @@
 """Memory that ran out: how to tell, and how to give back what is only kept for later."""
 
+import ctypes
 import gc
+import sys
 
 import torch
 
@@ -30,7 +32,12 @@ def memory_ran_out(err: BaseException) -> bool:
 
 
 def release_caches() -> None:
-    """Free what nothing refers to any more, and give a GPU's cached blocks back."""
+    """Free what nothing refers to any more, and give what was freed back: a GPU's cached blocks, the heap's pages."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        # glibc keeps freed tensors for later ones; other C libraries have no such call.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

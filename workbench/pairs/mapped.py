@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from workbench.pairs.exhaustion import release_caches
 from workbench.pairs.sizes import checkpoint_size
 from workbench.pairs.sources import Source
 
@@ -40,3 +41,4 @@ def keep_in_files(module: nn.Module, source: Source, *, folder: str | os.PathLik
         file = str(Path(scratch.name) / f"{index}.bin")
         place = torch.from_file(file, shared=True, size=parameter.numel(), dtype=parameter.dtype)
         parameter.data = place.view(parameter.shape).copy_(parameter.data)
+    release_caches()
