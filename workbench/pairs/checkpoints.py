@@ -11,8 +11,9 @@ import huggingface_hub
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, MemoryShortage
 from workbench.pairs import hub, quantised, remote_code, stored
+from workbench.pairs.exhaustion import memory_ran_out
 from workbench.pairs.mapped import keep_in_files
 from workbench.pairs.modules import embedding_of
 from workbench.pairs.placement import Placement
@@ -96,9 +97,10 @@ def load_checkpoint(
     module.eval()
     if quantisation is not None:
         quantised.require_quantised(module, source)
-        quantised.settle(module)
+        quantised.settle(module, argument=source.argument)
     elif place.device_map is None:
-        module = module.to(place.device)
+        with explained(source):
+            module = module.to(place.device)
         if place.offload is not None:
             keep_in_files(module, source, folder=place.offload_folder)
     if embedding_of(module).is_meta:
@@ -155,7 +157,14 @@ def explained(source: Source) -> Iterator[None]:
     chatty.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as err:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, MemoryError) as err:
+        if memory_ran_out(err):
+            raise MemoryShortage(
+                "memory ran out while this model was loaded.",
+                argument=source.argument,
+                got=source.label,
+                fix="Load the pair in bfloat16, quantised, or spread over devices; `estimate_memory` says what it takes.",
+            ) from err
         reason = next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
         raise CheckpointError(
             "this model or tokenizer could not be loaded.",

@@ -64,7 +64,7 @@ def load_models(base: Source, judge: Source | None, place: Placement) -> Loaded:
         if source is not None and source.live is None:
             stored.check_model(source)  # both, before minutes go into loading the first
         elif source is not None:
-            quantised.settle(cast(nn.Module, source.live))
+            quantised.settle(cast(nn.Module, source.live), argument=source.argument)
     if judge is None or isinstance(judge.live, PeftModel):
         return _live_adapter(base, judge, place)
     _require_plain(base.live)

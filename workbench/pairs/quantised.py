@@ -90,7 +90,7 @@ def require_quantised(module: PreTrainedModel, source: Source) -> None:
     )
 
 
-def settle(module: nn.Module) -> None:
+def settle(module: nn.Module, *, argument: str = "module") -> None:
     """Put quantised layers into the state they run in, before anything is shared between clones.
 
     bitsandbytes does this in the first forward, in place on the weight: of two modules sharing an 8-bit weight the
@@ -98,8 +98,12 @@ def settle(module: nn.Module) -> None:
 
     Args:
         module: A model; those without such layers stay as they are.
+        argument: Name of the caller's argument, for messages.
+
+    Raises:
+        CheckpointError: bitsandbytes would decode a layer wrongly.
     """
-    for _, layer in quantised_layers(module):
+    for name, layer in quantised_layers(module):
         coded: Any = layer
         kind = type(layer.weight).__name__
         if kind == "Int8Params":
@@ -107,8 +111,22 @@ def settle(module: nn.Module) -> None:
                 coded.init_8bit_state()
             # It says at every call of every layer that it computes in float16.
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        elif kind == "Params4bit" and hasattr(coded, "support_avx512bf16_for_cpu"):
-            coded.support_avx512bf16_for_cpu = False
+        elif kind == "Params4bit":
+            _require_whole_blocks(name, coded.weight, argument=argument)
+            if hasattr(coded, "support_avx512bf16_for_cpu"):
+                coded.support_avx512bf16_for_cpu = False
+
+
+def _require_whole_blocks(name: str, weight: Any, *, argument: str) -> None:
+    """Refuse rows that don't divide into blocks: the CPU kernel reads each row's last block with a wrong scale."""
+    block, shape = weight.quant_state.blocksize, tuple(weight.quant_state.shape)
+    if weight.device.type == "cpu" and shape[-1] % block:
+        raise CheckpointError(
+            "bitsandbytes decodes 4-bit rows that don't divide into blocks wrongly on a CPU.",
+            argument=argument,
+            got=f"{name}: {shape}, blocks of {block}",
+            fix='Load it on a GPU, or with quantization="8bit".',
+        )
 
 
 def quantisation_of(module: nn.Module) -> str | None:
