@@ -1,8 +1,9 @@
 """How long until the first table of guards, and what does an adapter's pair take beside its base?
 
 The time is from the call of ``load_pair("demo")`` to its table, in fresh processes that have imported the package.
-Memory is what a process takes above where it stood before loading: the base of a random Llama alone, the pair of it
-and a LoRA adapter, and the same pair examined by the doctor.
+Memory is what a process takes above where it stood before loading (a tiny pair was loaded and run, so that imports
+don't count) until every model was run once and every weight was read: the base of a random Llama alone, the pair of
+it and a LoRA adapter, and the same pair examined by the doctor.
 
     python benchmarks/bench_check.py
 """
@@ -12,12 +13,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from memory import Watch, in_own_process
 from timing import LIBRARIES, options, random_llama
+from torch import nn
 
 LOADS = ("base alone", "LoRA pair", "LoRA pair, examined")
 
@@ -33,21 +36,34 @@ def time_demo() -> None:
 
 
 def one_load(what: str, base: str, adapter: str) -> None:
-    """Load one thing and print how far memory rose."""
+    """Load one thing, run it, and print how far memory rose."""
     from transformers import AutoModelForCausalLM
 
     from workbench.pairs import load_pair
+    from workbench.pairs.tiny import tiny_pair
 
     torch.set_num_threads(1)
+    small = tiny_pair(kind="lora", doctor=what == LOADS[2])
+    run((small.base, small.judge))
     with Watch() as watch:
         started = time.perf_counter()
         if what == LOADS[0]:
-            kept: object = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+            models = (AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),)
         else:
-            kept = load_pair(base, adapter, format="pairwise", device="cpu", doctor=what == LOADS[2])
+            pair = load_pair(base, adapter, format="pairwise", device="cpu", doctor=what == LOADS[2])
+            models = pair.base, pair.judge
         seconds = time.perf_counter() - started
-    del kept
+        run(models)
     print(json.dumps({"above_start_mb": round(watch.above, 1), "seconds": round(seconds, 3)}))
+
+
+def run(models: Sequence[nn.Module]) -> None:
+    """Read every weight of each model and run it on a short prompt."""
+    with torch.no_grad():
+        for model in models:
+            for parameter in model.parameters():
+                torch.linalg.vector_norm(parameter)
+            model(torch.arange(3, 67)[None])
 
 
 def write_pair(root: Path, *, small: bool) -> tuple[str, str, float]:
