@@ -115,6 +115,15 @@ def test_a_pair_that_will_not_fit_is_refused_before_anything_is_loaded(folders, 
     assert any(text.startswith("memory:") for text in pair.report.warnings)
 
 
+def test_memory_that_runs_out_while_loading_is_said_so(folders, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(MemoryShortage, match="ran out while this model was loaded"):
+        load_pair(*folders, device="cpu", doctor=False)
+
+
 def test_only_cures_that_apply_are_named(folders, monkeypatch):
     room(monkeypatch, 1000)
     half = estimate_memory(*folders, dtype="float16", device="cpu")

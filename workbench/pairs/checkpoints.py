@@ -163,7 +163,7 @@ def explained(source: Source) -> Iterator[None]:
                 "memory ran out while this model was loaded.",
                 argument=source.argument,
                 got=source.label,
-                fix="Load the pair in bfloat16, quantised, or spread over devices; `estimate_memory` says what it takes.",
+                fix="Load the pair in bfloat16, quantised, or spread over devices; `estimate_memory` says its size.",
             ) from err
         reason = next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
         raise CheckpointError(
