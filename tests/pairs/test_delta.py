@@ -12,7 +12,7 @@ from tests.pairs.peft_kinds import saved
 from tests.tiny_models import ARCHITECTURES, FUSED, tiny_model
 from workbench.errors import CheckpointError, PairMismatch, ParameterError
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs import load_pair, weight_delta
+from workbench.pairs import identical_pair, load_pair, random_delta_pair, weight_delta
 from workbench.pairs.adapters import Factors
 from workbench.pairs.delta import measure, stores
 from workbench.pairs.delta.naming import kind_of, layer_of
@@ -92,6 +92,24 @@ def test_the_same_model_is_exactly_zero_from_memory_and_from_two_copies(tmp_path
         assert delta.relative == 0.0
         assert all(c.change == 0.0 and np.isnan(c.stable_rank) for c in delta.changes)
         assert delta.summary().startswith("Nothing moved: all")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_adapter_judge_against_itself_its_base_and_another_adapter(architecture):
+    pair = tiny_pair(kind="lora", architecture=architecture)
+    own = identical_pair(pair).delta()
+    assert not own.moved and own.relative == 0.0
+    back = {c.name: c for c in weight_delta(pair.judge, pair.base).changes}
+    other = random_delta_pair(pair, seed=5)
+    between = {c.name: c for c in weight_delta(other.judge, pair.judge).changes}
+    layers = {n: m for n, m in pair.judge.named_modules() if hasattr(m, "get_delta_weight")}
+    drawn = dict(other.judge.named_modules())
+    assert {c.name for c in pair.delta().moved} == {f"{name}.weight" for name in layers}
+    for c in pair.delta().moved:
+        name = c.name.removesuffix(".weight")
+        assert back[c.name].change == pytest.approx(c.change, rel=1e-6)
+        step = layers[name].get_delta_weight("default") - drawn[name].get_delta_weight("default")
+        assert between[c.name].change == pytest.approx(float(step.detach().norm()), rel=1e-5)
 
 
 def test_only_what_was_planted_moves_and_its_rank_is_seen():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from workbench.errors import PairMismatch
 from workbench.pairs import hub
-from workbench.pairs.adapters import lora_factors
+from workbench.pairs.adapters import Factors, lora_factors
 from workbench.pairs.checkpoints import adapter_folder
 from workbench.pairs.delta.adapter_file import AdapterStore
 from workbench.pairs.delta.live import ModuleStore
@@ -171,12 +171,12 @@ class Comparison:
     def _measured(self, row: _Row) -> TensorChange:
         entry, note = self.base.entries[row.base], row.note
         shape, beyond = self._shared_shape(row)
-        factors = self.judge.factors(row.adapted)
+        factors = self._added(row.adapted)
         untouched = row.judge is None or _same_tensor(self.base, row.base, self.judge, row.judge)
         rank = None
         if untouched:
             found = _Norms(base=self._base_norm(row.base, entry), change=0.0, spectral=0.0)
-            if factors is not None:
+            if factors:
                 norms = factor_spectrum(factors)
                 found = _Norms(base=found.base, change=norms.change, spectral=norms.spectral_norm)
                 rank = factor_rank(factors, shape)
@@ -198,6 +198,13 @@ class Comparison:
             uncompared_rows=beyond,
             note=note,
         )
+
+    def _added(self, key: str) -> list[Factors]:
+        """Return the LoRA products the judge adds to a tensor, less the base's; none when they are the same."""
+        own, other = (list(side.factors(key) or ()) for side in (self.judge, self.base))
+        if [_place(f) for f in own] == [_place(f) for f in other]:
+            return []
+        return [*own, *(Factors(f.a, f.b, -f.scale) for f in other)]
 
     def _shared_shape(self, row: _Row) -> tuple[tuple[int, ...], int]:
         """Return the shape both sides have of a tensor, and how many rows only one of them has."""
@@ -267,6 +274,10 @@ class _Norms(NamedTuple):
 def _same_tensor(left: TensorStore, one: str, right: TensorStore, other: str) -> bool:
     identity = left.identity(one)
     return identity is not None and identity == right.identity(other)
+
+
+def _place(factors: Factors) -> tuple[int, int, float]:
+    return factors.a.data_ptr(), factors.b.data_ptr(), factors.scale
 
 
 def _exact(block: Tensor) -> Tensor:

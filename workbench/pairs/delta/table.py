@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -223,7 +224,7 @@ class WeightDelta:
             values,
             rows=rows,
             columns=columns,
-            title=f"Where the weights moved: {self.judge}",
+            title=f"Where the weights moved: {Path(self.judge).name}",
             column_label="layer",
             value_label="change relative to the base's norm",
             center=None,
