@@ -71,9 +71,9 @@ def prepare(folder: Path, *, small: bool) -> None:
 def one_way(way: str, folder: Path) -> None:
     """Load in one way and print one JSON line."""
     from workbench.pairs import estimate_memory, load_pair, release_caches
-    from workbench.pairs.checkpoints import load_module
-    from workbench.pairs.placement import Placement
-    from workbench.pairs.sources import Source
+    from workbench.pairs.loading.checkpoints import load_module
+    from workbench.pairs.loading.placement import Placement
+    from workbench.pairs.loading.sources import Source
     from workbench.pairs.tiny import tiny_pair
 
     tiny_pair(kind="lora")  # what is imported on first use isn't counted

@@ -11,7 +11,7 @@ from analyses.tuco.cuts import Unit
 from workbench.errors import ParameterError
 from workbench.hooks import Component, HooksBackend, Site, float32_blocks, last_tokens_only
 from workbench.pairs import can_mix
-from workbench.pairs.quantised import is_quantised
+from workbench.pairs.loading.quantised import is_quantised
 
 PRECISIONS = ("auto", "model", "float32")
 """Names of precisions; see :meth:`Evaluation.best`."""

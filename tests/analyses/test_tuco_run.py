@@ -102,9 +102,7 @@ def test_an_interrupted_run_keeps_what_was_finished(pair, monkeypatch):
     assert len(partial.item_ids) == 4
     assert partial.meta.n_items == 4
     assert any("interrupted" in what for what in partial.meta.not_measured)
-    monkeypatch.setattr(
-        "analyses.tuco.turns.measure_prompts", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr("analyses.tuco.turns.measure_prompts", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         tuco.run(pair, ITEMS, progress=False)
 

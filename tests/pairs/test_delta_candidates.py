@@ -11,7 +11,7 @@ from tests.pairs.fake_hub import use
 from workbench.errors import CheckpointError, ParameterError
 from workbench.pairs import weight_delta, which_base
 from workbench.pairs.delta import measure
-from workbench.pairs.sources import Source
+from workbench.pairs.loading.sources import Source
 from workbench.pairs.tiny import scaled_noise, tiny_model, tuned_copy
 
 

@@ -14,7 +14,7 @@ from tests.pairs.head_pairs import LABELS, TEXTS, random_headed, saved, write_fo
 from tests.tiny_models import LAYERS, tiny_classifier, tiny_tokenizer
 from workbench.errors import ContextWindowError, FormatError, ItemError, ParameterError
 from workbench.pairs import load_pair, scaled_logits
-from workbench.pairs.heads import active_head
+from workbench.pairs.loading.heads import active_head
 from workbench.pairs.tiny import scaled_noise, tiny_pair, tuned_copy
 from workbench.tokens import TokenBatch
 

@@ -15,9 +15,10 @@ from analyses import tuco
 from tests.tiny_models import BUILDERS, MATRIX, tiny_model
 from workbench.errors import MemoryShortage, ParameterError
 from workbench.judges import JudgeItem
-from workbench.pairs import estimate_memory, free_memory, hub, load_pair, memory
-from workbench.pairs.sizes import cache_bytes, checkpoint_size
-from workbench.pairs.sources import Source
+from workbench.pairs import estimate_memory, free_memory, load_pair, memory
+from workbench.pairs.loading import hub
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.memory.sizes import cache_bytes, checkpoint_size
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tuned_copy
 from workbench.pairs.tiny import tiny_model as byte_model
 

@@ -14,11 +14,12 @@ from tests.tiny_models import tiny_model as other_model
 from workbench.errors import CheckpointError, PairMismatch, ParameterError
 from workbench.hooks import float32_blocks, weight_sharing_shadow
 from workbench.judges import JudgeItem
-from workbench.pairs import load_pair, quantised
+from workbench.pairs import load_pair
 from workbench.pairs.controls import random_delta_pair
 from workbench.pairs.fingerprint import model_fingerprint
-from workbench.pairs.resident import one_resident
-from workbench.pairs.sources import Source
+from workbench.pairs.loading import quantised
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.memory.resident import one_resident
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
 IDS = torch.arange(3, 40)[None]

@@ -11,7 +11,7 @@ from workbench.hooks import weight_sharing_shadow
 from workbench.judges import JudgeItem
 from workbench.pairs import load_pair
 from workbench.pairs.controls import random_delta_pair
-from workbench.pairs.offloaded import is_offloaded, value_of
+from workbench.pairs.memory.offloaded import is_offloaded, value_of
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
 IDS = torch.arange(3, 40)[None]

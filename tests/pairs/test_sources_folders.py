@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from workbench.errors import CheckpointError, ParameterError
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs import load_pair, stored
-from workbench.pairs.sources import Source
+from workbench.pairs import load_pair
+from workbench.pairs.loading import stored
+from workbench.pairs.loading.sources import Source
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
 IDS = torch.arange(3, 40)[None]
@@ -305,7 +306,7 @@ def test_where_transformers_has_the_class_its_own_is_used_and_said(folders, copi
 
 
 def test_code_of_another_repository_is_named(tmp_path):
-    from workbench.pairs.remote_code import code_files
+    from workbench.pairs.loading.remote_code import code_files
 
     _only(tmp_path / "m", {"config.json": json.dumps({"auto_map": {"AutoModelForCausalLM": "a/b--modeling.X"}})})
     assert code_files(Source(given=tmp_path / "m", argument="judge")) == ("a/b: modeling.py",)

@@ -14,8 +14,9 @@ from peft import LoraConfig, get_peft_model
 from tests.pairs.fake_hub import commit_hash, use
 from workbench.errors import CheckpointError, PairMismatch
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs import hub, load_pair
-from workbench.pairs.sources import Source
+from workbench.pairs import load_pair
+from workbench.pairs.loading import hub
+from workbench.pairs.loading.sources import Source
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
 
 IDS = torch.arange(3, 40)[None]
@@ -63,7 +64,7 @@ def _logits(module):
 
 def test_a_branch_that_moves_half_way_cant_mix_two_models(fake, folders, monkeypatch):
     """The branch moves after the configuration was read: weights and tokenizer still come from the first commit."""
-    from workbench.pairs import checkpoints
+    from workbench.pairs.loading import checkpoints
 
     _repository(fake, folders, "lab/base", "base", commit="b1")
     first = _repository(fake, folders, "lab/judge", "old", commit="j1")

@@ -56,12 +56,7 @@ class Checked:
         return written
 
     def _page(self) -> str:
-        rows = [(html.badge(g.status), g.name, g.value, g.detail) for g in self.report.guards]
-        verdict = "may be compared" if self.report.comparable else "may NOT be compared"
-        pieces = [
-            Markup("<h1>{}</h1>").format(html.escape(f"{self.report.name}: base and judge {verdict}")),
-            html.table(rows, ("status", "check", "seen", "what it means"), caption="Guards"),
-        ]
+        pieces = [Markup("<h1>{}</h1>").format(html.escape(self.report.name)), self.report.to_html()]
         if self.delta is not None:
             pieces += [Markup("<h2>What fine-tuning did to the weights</h2>"), self.delta.to_html()]
         return _DOCUMENT.format(title=html.escape(self.report.name), body=html.fragment(*pieces))
@@ -70,8 +65,9 @@ class Checked:
 _DOCUMENT = Markup(
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     '<meta name="color-scheme" content="light dark"><meta http-equiv="Content-Security-Policy" '
-    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"><title>{title}</title></head>"
-    "<body>{body}</body></html>\n"
+    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"><title>{title}</title>"
+    "<style>html{{background:#fff}}@media (prefers-color-scheme:dark){{html{{background:#14171b}}}}body{{margin:0 auto;max-width:64rem;"
+    "padding:2rem 1.25rem}}</style></head><body>{body}</body></html>\n"
 )
 
 

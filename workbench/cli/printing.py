@@ -18,15 +18,16 @@ _MOVERS = 8
 
 
 def print_report(out: Console, report: "PairReport") -> None:
-    """Print the guards of a pair as a table with the verdict below."""
+    """Print the guards of a pair with the verdict below, and next to it what needs attention."""
     table = Table("status", "guard", "seen", "what it means", box=None, pad_edge=False)
-    for guard in report.guards:
+    loud = [g for g in report.by_weight() if g.status != "ok"]
+    for guard in (*(g for g in report.guards if g.status == "ok"), *reversed(loud)):
         table.add_row(
             f"[{_COLOURS[guard.status]}]{guard.status}[/]", *map(escape, (guard.name, guard.value, guard.detail))
         )
     out.print(table)
     verdict = "[green]may be compared[/]" if report.comparable else "[bold red]may not be compared[/]"
-    out.print(f"\n{escape(report.name)}: base and judge {verdict}")
+    out.print(f"\n{escape(report.name)}: base and judge {verdict} ({report.counts})")
 
 
 def print_delta(out: Console, delta: "WeightDelta") -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from workbench.errors import ItemError, ParameterError
 from workbench.judges.chat import Tokenizer
@@ -296,7 +296,7 @@ def _pieces(tokenizer: Tokenizer, *, seed: int) -> tuple[str, ...]:
     """Return random vocabulary entries as text; those that are no text of their own are left out."""
     rng = Random(f"pieces/{seed}")
     # An added token may have no row in one of the models, and is never plain text.
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    special = {*tokenizer.all_special_ids, *cast(Any, tokenizer).get_added_vocab().values()}
     known = sorted(i for i in tokenizer.get_vocab().values() if i not in special)
     texts = [str(tokenizer.decode([i])).strip() for i in rng.sample(known, min(2000, len(known)))]
     usable = sorted({text for text in texts if text.isprintable() and any(c.isalnum() for c in text) and " " not in text

@@ -3,15 +3,15 @@
 from workbench.pairs.controls import identical_pair, random_delta_pair
 from workbench.pairs.delta import BaseCandidates, TensorChange, WeightDelta, weight_delta, which_base
 from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
-from workbench.pairs.exhaustion import memory_ran_out, release_caches
 from workbench.pairs.load import load_pair
 from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits, scaled_stream
-from workbench.pairs.memory import MemoryEstimate, estimate_memory, free_memory
+from workbench.pairs.memory.estimate import MemoryEstimate, estimate_memory, free_memory
+from workbench.pairs.memory.exhaustion import memory_ran_out, release_caches
+from workbench.pairs.memory.resident import Switch, one_resident
 from workbench.pairs.mixed import adapter_on_first_rows, can_mix
 from workbench.pairs.pair import Pair, Side
 from workbench.pairs.provenance import items_fingerprint, run_meta
 from workbench.pairs.report import Guard, PairReport
-from workbench.pairs.resident import Switch, one_resident
 from workbench.pairs.scores import HeadScores
 from workbench.pairs.unloaded import UnloadedCheck, check_files
 from workbench.pairs.vocabulary import Vocabulary, shared_logits

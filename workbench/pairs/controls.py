@@ -11,7 +11,7 @@ from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.adapters import is_plain_lora, merged_copy, tuner_layers, untuned_name
 from workbench.pairs.delta import adapter_norm
-from workbench.pairs.offloaded import require_numbers, same_place
+from workbench.pairs.memory.offloaded import require_numbers, same_place
 from workbench.pairs.pair import Pair
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from workbench.pairs.offloaded import value_of
-from workbench.pairs.quantised import coded_parts, is_quantised, quantised_layers
+from workbench.pairs.loading.quantised import coded_parts, is_quantised, quantised_layers
+from workbench.pairs.memory.offloaded import value_of
 
 _CHUNK = 1 << 22
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -14,15 +14,16 @@ from transformers import PreTrainedTokenizerBase
 from workbench.errors import CheckpointError, ParameterError
 from workbench.hooks import HeadKind, head_kind
 from workbench.judges import JudgeFormat, get_format
-from workbench.pairs import checkpoints, guards, hub, stored
+from workbench.pairs import guards
 from workbench.pairs.embedded import embedded_names, embedded_pair
-from workbench.pairs.memory import load_estimate
-from workbench.pairs.models import Loaded, load_models
+from workbench.pairs.loading import checkpoints, hub, stored
+from workbench.pairs.loading.models import Loaded, load_models
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Named, Source, per_side
+from workbench.pairs.memory.estimate import load_estimate
 from workbench.pairs.modules import commit_of
 from workbench.pairs.pair import Pair
-from workbench.pairs.placement import Placement
 from workbench.pairs.report import Guard, PairReport
-from workbench.pairs.sources import Named, Source, per_side
 from workbench.pairs.vocabulary import vocabulary_of, with_rows
 
 DEFAULT_FORMAT = "pairwise"

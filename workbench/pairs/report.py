@@ -1,5 +1,6 @@
 """The pair table: what was checked before base and judge were compared, and what came out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,8 +80,36 @@ class PairReport:
         verdict = "may be compared" if self.comparable else "may NOT be compared"
         return "\n".join([f"{self.name}: base and judge {verdict}", *rows])
 
-    def _repr_html_(self) -> str:
-        rows = [(html.badge(g.status), g.name, g.value, g.detail) for g in self.guards]
+    @property
+    def counts(self) -> str:
+        """Return how many guards came out how, in words, e.g. ``"2 warn, 1 skipped, 48 ok"``."""
+        number = {status: sum(g.status == status for g in self.guards) for status in _BY_WEIGHT}
+        return ", ".join(f"{n} {status}" for status, n in number.items() if n)
+
+    def by_weight(self) -> tuple[Guard, ...]:
+        """Return the guards with what forbids, warns or was skipped first, in the order they ran otherwise."""
+        return tuple(sorted(self.guards, key=lambda g: _BY_WEIGHT.index(g.status)))
+
+    def to_html(self) -> html.Markup:
+        """Return the verdict, what needs attention, and the rest folded away, as one piece of a page."""
+        loud = [g for g in self.by_weight() if g.status != "ok"]
+        quiet = [g for g in self.guards if g.status == "ok"]
         verdict = "may be compared" if self.comparable else "may NOT be compared"
-        caption = f"{self.name}: base and judge {verdict}"
-        return html.fragment(html.table(rows, ("status", "check", "seen", "what it means"), caption=caption))
+        heading = html.Markup("<p><strong>{}</strong> ({})</p>").format(
+            html.escape(f"{self.name}: base and judge {verdict}"), html.escape(self.counts)
+        )
+        folded = html.Markup("<details{}><summary>{} checks are ok</summary>{}</details>").format(
+            html.Markup("" if loud else " open"), len(quiet), _table(quiet)
+        )
+        return html.Markup().join([heading, _table(loud) if loud else html.Markup(), folded])
+
+    def _repr_html_(self) -> str:
+        return html.fragment(self.to_html())
+
+
+_BY_WEIGHT: tuple[Status, ...] = ("fail", "warn", "skipped", "ok")
+
+
+def _table(guards: Sequence[Guard]) -> html.Markup:
+    rows = [(html.badge(g.status), g.name, g.value, g.detail) for g in guards]
+    return html.table(rows, ("status", "check", "seen", "what it means"))

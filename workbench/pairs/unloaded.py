@@ -13,12 +13,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError
-from workbench.pairs import checkpoints, guards, heads, hub, stored
+from workbench.pairs import guards
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.embedded import embedded_names, embedded_pair
-from workbench.pairs.placement import Placement
+from workbench.pairs.loading import checkpoints, heads, hub, stored
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Source, per_side
 from workbench.pairs.report import Guard, PairReport
-from workbench.pairs.sources import Source, per_side
 from workbench.pairs.vocabulary import vocabulary_of
 
 

@@ -22,7 +22,7 @@ from workbench.pairs.adapters import (
     tuner_layers,
     untuned_name,
 )
-from workbench.pairs.offloaded import require_numbers, same_place
+from workbench.pairs.memory.offloaded import require_numbers, same_place
 
 
 def interpolated_judge(pair: Pair, *, alpha: float, ends: Side = "judge") -> PreTrainedModel:

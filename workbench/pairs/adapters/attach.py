@@ -30,8 +30,8 @@ from workbench.pairs.adapters.kinds import require_rebuildable, require_supporte
 from workbench.pairs.adapters.landing import require_landed
 from workbench.pairs.adapters.layers import bare_bias, is_plain_lora, lora_factors, tuner_layers, untuned_name
 from workbench.pairs.adapters.plain import unwrap_norms, without_adapters
-from workbench.pairs.offloaded import is_offloaded, join, not_dispatched_again, stand_in
-from workbench.pairs.quantised import is_quantised
+from workbench.pairs.loading.quantised import is_quantised
+from workbench.pairs.memory.offloaded import is_offloaded, join, not_dispatched_again, stand_in
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from workbench.errors import PairMismatch
 from workbench.pairs.adapters.layers import is_plain_lora, is_transposed, lora_factors, tuner_layers, untuned_name
-from workbench.pairs.quantised import is_quantised
+from workbench.pairs.loading.quantised import is_quantised
 
 
 def weight_change(layer: BaseTunerLayer, *, original: Tensor | None = None) -> Float[Tensor, "..."] | None:

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from workbench.errors import CheckpointError
-from workbench.pairs import stored
 from workbench.pairs.adapters import Factors, untuned_name
 from workbench.pairs.delta.naming import kind_of
 from workbench.pairs.delta.stores import Stored, TensorStore, chunks
-from workbench.pairs.sources import Source
+from workbench.pairs.loading import stored
+from workbench.pairs.loading.sources import Source
 
 _FACTORS = {
     ".lora_A.weight": "a",

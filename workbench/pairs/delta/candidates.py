@@ -10,14 +10,14 @@ from torch import nn
 
 from workbench import html
 from workbench.errors import CheckpointError, PairMismatch, ParameterError
-from workbench.pairs import hub
-from workbench.pairs.checkpoints import adapter_folder
 from workbench.pairs.delta.measure import Comparison, open_store
 from workbench.pairs.delta.naming import layer_of
 from workbench.pairs.delta.stores import TensorStore
 from workbench.pairs.delta.table import DISTANT
-from workbench.pairs.sources import Source
-from workbench.pairs.stored import ADAPTER_CONFIG
+from workbench.pairs.loading import hub
+from workbench.pairs.loading.checkpoints import adapter_folder
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.loading.stored import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from workbench.errors import CheckpointError, ParameterError
 from workbench.pairs.adapters import Factors, TunedParameter, is_plain_lora, lora_factors, tuned_parameters
 from workbench.pairs.delta.stores import Stored, key_of
-from workbench.pairs.offloaded import place_of, value_of
-from workbench.pairs.quantised import dequantised, is_quantised
+from workbench.pairs.loading.quantised import dequantised, is_quantised
+from workbench.pairs.memory.offloaded import place_of, value_of
 
 
 class ModuleStore:

@@ -15,9 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from workbench.errors import PairMismatch
-from workbench.pairs import hub
 from workbench.pairs.adapters import Factors, lora_factors
-from workbench.pairs.checkpoints import adapter_folder
 from workbench.pairs.delta.adapter_file import AdapterStore
 from workbench.pairs.delta.live import ModuleStore
 from workbench.pairs.delta.naming import kind_of, layer_of, place
@@ -32,7 +30,9 @@ from workbench.pairs.delta.spectrum import (
 )
 from workbench.pairs.delta.stores import FileStore, Stored, TensorStore, chunks
 from workbench.pairs.delta.table import TensorChange, WeightDelta
-from workbench.pairs.sources import Source
+from workbench.pairs.loading import hub
+from workbench.pairs.loading.checkpoints import adapter_folder
+from workbench.pairs.loading.sources import Source
 
 HELD = 1.5
 """A difference is held in float32 when it takes at most this many times the largest tensor as stored."""

@@ -21,11 +21,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from workbench.errors import CheckpointError
-from workbench.pairs import stored
 from workbench.pairs.adapters import Factors
-from workbench.pairs.checkpoints import explained
 from workbench.pairs.delta.naming import kind_of
-from workbench.pairs.sources import Source
+from workbench.pairs.loading import stored
+from workbench.pairs.loading.checkpoints import explained
+from workbench.pairs.loading.sources import Source
 
 CHUNK = 1 << 21
 """Elements of a tensor that are read at a time."""

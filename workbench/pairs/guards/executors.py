@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.hooks import Anatomy, Check, doctor
-from workbench.pairs.quantised import rounding
+from workbench.pairs.loading.quantised import rounding
 from workbench.pairs.report import Guard
 
 

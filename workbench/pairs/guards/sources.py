@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from workbench.pairs import hub, remote_code, stored
-from workbench.pairs.quantised import quantisation_of, rounding
+from workbench.pairs.loading import hub, remote_code, stored
+from workbench.pairs.loading.quantised import quantisation_of, rounding
+from workbench.pairs.loading.sources import Source
 from workbench.pairs.report import Guard
-from workbench.pairs.sources import Source
 
 
 def source_guards(base: Source, judge: Source | None, *, trust_remote_code: bool) -> list[Guard]:

@@ -11,8 +11,8 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from workbench.errors import CheckpointError
-from workbench.pairs.sources import Source
-from workbench.pairs.stored import CONFIG
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.loading.stored import CONFIG
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 

@@ -15,12 +15,12 @@ import torch
 
 from workbench import html
 from workbench.errors import MemoryShortage
-from workbench.pairs import hub
 from workbench.pairs.embedded import embedded_names, embedded_pair
-from workbench.pairs.footprint import EVERYWHERE, HOST, Footprint, MemoryPart, readable
-from workbench.pairs.placement import Placement
+from workbench.pairs.loading import hub
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Named, Source, per_side
+from workbench.pairs.memory.footprint import EVERYWHERE, HOST, Footprint, MemoryPart, readable
 from workbench.pairs.report import Guard
-from workbench.pairs.sources import Named, Source, per_side
 
 if TYPE_CHECKING:
     import pandas as pd

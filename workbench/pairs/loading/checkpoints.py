@@ -12,12 +12,12 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError, MemoryShortage
-from workbench.pairs import hub, quantised, remote_code, stored
-from workbench.pairs.exhaustion import memory_ran_out
-from workbench.pairs.mapped import keep_in_files
+from workbench.pairs.loading import hub, quantised, remote_code, stored
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.memory.exhaustion import memory_ran_out
+from workbench.pairs.memory.mapped import keep_in_files
 from workbench.pairs.modules import embedding_of
-from workbench.pairs.placement import Placement
-from workbench.pairs.sources import Source
 
 _TOKENIZER_PATTERNS = (
     "*token*",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workbench.errors import ParameterError
-from workbench.pairs.sources import Source, per_side
+from workbench.pairs.loading.sources import Source, per_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from workbench.pairs import checkpoints
-from workbench.pairs.placement import Placement
-from workbench.pairs.sizes import CheckpointSize, cache_bytes, checkpoint_size, module_bytes
-from workbench.pairs.sources import Source
+from workbench.pairs.loading import checkpoints
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.memory.sizes import CheckpointSize, cache_bytes, checkpoint_size, module_bytes
 
 HOST = "cpu"
 EVERYWHERE = "all devices"

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from workbench.errors import CheckpointError
-from workbench.pairs.sources import Source
+from workbench.pairs.loading.sources import Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit hash."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import running_device
-from workbench.pairs.quantised import is_quantised
+from workbench.pairs.loading.quantised import is_quantised
 
 _DEVICE_MAP = "hf_device_map"
 

@@ -21,10 +21,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from workbench.errors import CheckpointError, PairMismatch
 from workbench.hooks import HeadKind, classification_head, head_kind, weight_sharing_shadow
-from workbench.pairs import checkpoints, stored
+from workbench.pairs.loading import checkpoints, stored
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Source
 from workbench.pairs.modules import embedding_of, label_names
-from workbench.pairs.placement import Placement
-from workbench.pairs.sources import Source
 
 _CLASSIFIER = "ForSequenceClassification"
 _OTHER_HEADS = (

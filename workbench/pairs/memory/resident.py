@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workbench.errors import ParameterError
+from workbench.pairs.loading.quantised import is_quantised
 from workbench.pairs.pair import Pair, Side
-from workbench.pairs.quantised import is_quantised
 
 Switch = Callable[[Side], None]
 """Makes one side the resident one."""

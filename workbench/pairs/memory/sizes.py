@@ -15,8 +15,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_utils import str_to_torch_dtype
 
-from workbench.pairs import hub, stored
-from workbench.pairs.sources import Source
+from workbench.pairs.loading import hub, stored
+from workbench.pairs.loading.sources import Source
 
 _OUTSIDE = ("embed", "wte", "wpe", "lm_head", "score")
 """Parts of names of matrices that quantisers leave alone."""

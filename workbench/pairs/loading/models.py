@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from workbench.errors import ParameterError
 from workbench.hooks import head_kind
-from workbench.pairs import checkpoints, heads, quantised, stored
 from workbench.pairs.adapters import (
     adapter_type,
     attach_adapter,
@@ -25,10 +24,11 @@ from workbench.pairs.adapters import (
 from workbench.pairs.guards.adapters import adapter_guards
 from workbench.pairs.guards.heads import head_guards
 from workbench.pairs.guards.sources import adapter_base_guard, unexpected_guard
+from workbench.pairs.loading import checkpoints, heads, quantised, stored
+from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.sources import Source
 from workbench.pairs.modules import attention_of, embedding_of, require_live
-from workbench.pairs.placement import Placement
 from workbench.pairs.report import Guard
-from workbench.pairs.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import CheckpointError
-from workbench.pairs import hub
-from workbench.pairs.sources import TOKENIZER_FILES, Source
+from workbench.pairs.loading import hub
+from workbench.pairs.loading.sources import TOKENIZER_FILES, Source
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

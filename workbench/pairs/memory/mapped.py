@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from workbench.pairs.exhaustion import release_caches
-from workbench.pairs.sizes import checkpoint_size
-from workbench.pairs.sources import Source
+from workbench.pairs.loading.sources import Source
+from workbench.pairs.memory.exhaustion import release_caches
+from workbench.pairs.memory.sizes import checkpoint_size
 
 
 def keep_in_files(module: nn.Module, source: Source, *, folder: str | os.PathLike[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoQ
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from workbench.errors import CheckpointError, ParameterError
-from workbench.pairs.sources import Source
+from workbench.pairs.loading.sources import Source
 
 PRESETS = ("8bit", "4bit")
 """Names for the two settings of bitsandbytes that most quantised judges were trained on; 4 bits means NF4."""

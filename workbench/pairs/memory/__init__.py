@@ -1,0 +1,5 @@
+"""What a pair takes, and where its weights are while it runs.
+
+Before loading: ``sizes`` and ``footprint`` read headers, ``estimate`` says whether it fits. While loaded: ``mapped``
+(in files), ``offloaded`` (with accelerate), ``resident`` (one model at a time). When it runs out: ``exhaustion``.
+"""
