@@ -66,8 +66,8 @@ _DOCUMENT = Markup(
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     '<meta name="color-scheme" content="light dark"><meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"><title>{title}</title>"
-    "<style>html{{background:#fff}}@media (prefers-color-scheme:dark){{html{{background:#14171b}}}}body{{margin:0 auto;max-width:64rem;"
-    "padding:2rem 1.25rem}}</style></head><body>{body}</body></html>\n"
+    "<style>html{{background:#fff}}@media (prefers-color-scheme:dark){{html{{background:#14171b}}}}"
+    "body{{margin:0 auto;max-width:64rem;padding:2rem 1.25rem}}</style></head><body>{body}</body></html>\n"
 )
 
 
