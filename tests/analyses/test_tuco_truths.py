@@ -75,7 +75,9 @@ def test_the_clamp_uses_the_base_models_own_rotary_table():
     other.load_state_dict(base.state_dict())
     from workbench.pairs import load_pair
 
-    pair = load_pair(other, base, tokenizer=byte_tokenizer(), format="pairwise", doctor=False, device="cpu")
+    pair = load_pair(
+        other, base, tokenizer=byte_tokenizer(), format="pairwise", doctor=False, device="cpu", allow_identical=True
+    )
     found = measure(
         pair.executor("judge"), pair.executor("base"), batch_of(pair), parts=units("block", n_layers=2, parallel=False)
     )

@@ -15,9 +15,10 @@ from analyses import tuco
 from tests.tiny_models import BUILDERS, MATRIX, tiny_model
 from workbench.errors import MemoryShortage, ParameterError
 from workbench.judges import JudgeItem
-from workbench.pairs import estimate_memory, free_memory, load_pair, memory
+from workbench.pairs import estimate_memory, free_memory, load_pair
 from workbench.pairs.loading import hub
 from workbench.pairs.loading.sources import Source
+from workbench.pairs.memory import estimate
 from workbench.pairs.memory.sizes import cache_bytes, checkpoint_size
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tuned_copy
 from workbench.pairs.tiny import tiny_model as byte_model
@@ -47,7 +48,7 @@ def folders(tmp_path):
 
 
 def room(monkeypatch, size):
-    monkeypatch.setattr(memory, "free_memory", lambda device: size)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: size)
 
 
 @pytest.mark.parametrize("architecture", MATRIX)

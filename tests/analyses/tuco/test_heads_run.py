@@ -27,7 +27,9 @@ QUIET = {"progress": False, "controls": 0}
 
 
 def loaded(base, judge):
-    return load_pair(base, judge, tokenizer=byte_tokenizer(), format="pairwise", doctor=False, device="cpu")
+    return load_pair(
+        base, judge, tokenizer=byte_tokenizer(), format="pairwise", doctor=False, device="cpu", allow_identical=True
+    )
 
 
 @pytest.fixture(scope="module")

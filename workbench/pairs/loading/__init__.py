@@ -4,3 +4,5 @@ In order: ``sources`` (what was named), ``hub`` (which commit that is), ``stored
 be read), ``placement`` (where and how), ``checkpoints`` (one model or tokenizer), ``quantised`` and ``heads`` (what it
 turned out to be), ``models`` (base and judge, one function per kind of judge).
 """
+
+__all__: list[str] = []  # taken from the modules themselves: they import each other by layer
