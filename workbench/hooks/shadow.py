@@ -105,18 +105,29 @@ def _adapt(adapter: Any, *, shadow: nn.Module, paths: dict[int, str], head: str 
         from transformer_lens.model_bridge.generalized_components import UnembeddingBridge
 
         adapter.component_mapping["unembed"] = UnembeddingBridge(name=head, config=adapter.cfg)
-    attention = getattr(adapter.component_mapping.get("blocks"), "submodules", {}).get("attn")
-    fused = None if attention is None else attention.submodules.get("qkv")
-    if attention is None or fused is None:
-        return
+    fused = tuple(
+        f".{name}" for name in _split_on_boot(getattr(adapter.component_mapping.get("blocks"), "submodules", {}))
+    )
     for path, layer in list(shadow.named_modules()):
-        if path.endswith(f".{attention.name}.{fused.name}") and isinstance(layer, BaseTunerLayer):
+        if path.endswith(fused) and isinstance(layer, BaseTunerLayer):
             for child in cast(nn.Module, layer).modules():
                 paths.pop(id(child), None)  # an id may be given again once the layer is gone
             plain = _merged(layer)
             parent, _, name = path.rpartition(".")
             setattr(shadow.get_submodule(parent), name, plain)
             paths[id(plain)] = path
+
+
+def _split_on_boot(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the paths inside a block of the projections TransformerLens takes apart: query-key-value, gate-up."""
+    from transformer_lens.model_bridge.generalized_components import JointGateUpMLPBridge
+
+    attention, mlp = parts.get("attn"), parts.get("mlp")
+    qkv = None if attention is None else attention.submodules.get("qkv")
+    if attention is not None and qkv is not None:
+        yield f"{attention.name}.{qkv.name}"
+    if isinstance(mlp, JointGateUpMLPBridge):
+        yield f"{mlp.name}.{mlp.fused_attr}"
 
 
 def _merged(layer: BaseTunerLayer) -> nn.Module:
