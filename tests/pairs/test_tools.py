@@ -90,6 +90,30 @@ def test_a_bridge_with_weights_of_its_own_may_be_edited_in_place(pair):
     assert any(p.data_ptr() in own for p in shared.original_model.parameters()), "no second copy of the weights"
 
 
+@pytest.mark.parametrize("side", ["base", "judge"])
+def test_a_bridge_may_be_cast_moved_and_frozen_while_the_pair_stays_as_it_is(pair, side):
+    before, logits = state(pair), {side: logits_of(pair, side) for side in ("base", "judge")}
+    wanted = {name: p.requires_grad for name, p in pair.module(side).named_parameters()}
+    bridge = pair.bridge(side)
+    own = {p.data_ptr() for p in pair.module(side).parameters()}
+    assert any(p.data_ptr() in own for p in bridge.original_model.parameters()), "no second copy of the weights"
+    bridge.requires_grad_(not any(wanted.values()))
+    bridge.to(torch.float16)
+    assert {p.dtype for p in bridge.original_model.parameters()} == {torch.float16}
+    assert pair.module(side).dtype == torch.float32
+    assert {name: p.requires_grad for name, p in pair.module(side).named_parameters()} == wanted
+    require_untouched(pair, before, logits)
+
+
+def test_what_is_written_into_a_shared_weight_in_place_reaches_the_pair_as_documented():
+    pair = tiny_pair()
+    bridge, known = pair.bridge("base"), {p.data_ptr(): p for p in pair.base.parameters()}
+    shared = next(p for p in bridge.original_model.parameters() if p.data_ptr() in known)
+    with torch.no_grad():
+        shared.add_(1)
+    assert torch.equal(shared, known[shared.data_ptr()])
+
+
 def test_a_bridge_that_disagrees_is_refused(pair, monkeypatch):
     plain = handing_out.boot_bridge
 

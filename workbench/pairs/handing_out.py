@@ -34,7 +34,8 @@ def bridge_of(
     Args:
         executor: Executor of the model.
         tokenizer: Its tokenizer; the bridge gets a copy.
-        share: Whether the bridge shares the model's weights, or has a copy of all of them.
+        share: Whether the bridge's parameters lie in the model's own storage, so that only what is written in place is
+            shared, or are a copy of all of them.
         seed: Seed of the probe that both are asked.
 
     Raises:
@@ -44,7 +45,7 @@ def bridge_of(
     """
     module = cast(PreTrainedModel, executor.module)
     plain = merged_copy(module) if next(tuner_layers(module), None) is not None else module
-    bridge, _ = boot_bridge(plain if share else copy.deepcopy(plain))
+    bridge, _ = boot_bridge(_own_parameters(plain) if share else copy.deepcopy(plain))
     _give_tokenizer(bridge, copy.deepcopy(tokenizer))
     batch = _probe(executor.module, tokenizer, seed)
     own = executor.run(batch, logits="all").logits
@@ -62,6 +63,16 @@ def traceable_model(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> An
         tokenizer: Its tokenizer; nnsight gets a copy, whose padding side it changes.
     """
     return nnsight_model(weight_sharing_shadow(module), tokenizer=tokenizer)
+
+
+def _own_parameters(module: PreTrainedModel) -> PreTrainedModel:
+    """Return a clone with parameters of its own over the same storage.
+
+    A cast, a move or a freeze acts on a parameter itself, and would reach whoever holds the same one.
+    """
+    plain = [p for p in module.parameters() if type(p) is nn.Parameter]  # a quantiser's kinds carry more than data
+    own = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in plain}
+    return weight_sharing_shadow(module, replace=own)
 
 
 def _give_tokenizer(bridge: Any, tokenizer: PreTrainedTokenizerBase) -> None:
