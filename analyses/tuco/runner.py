@@ -55,6 +55,7 @@ from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, Switch, run_meta
+from workbench.pairs.loading.placement import usable_device
 
 
 def run(
@@ -350,11 +351,5 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
 def _check(norm: str, resident: str) -> None:
     if norm not in NORMS:
         raise ParameterError("unknown choice.", argument="norm", got=norm, allowed=NORMS)
-    if resident in ("both", "one"):
-        return
-    try:
-        torch.device(resident)
-    except RuntimeError as err:
-        raise ParameterError(
-            "no such device.", argument="resident", got=resident, allowed="'both', 'one', or a device such as 'cuda'"
-        ) from err
+    if resident not in ("both", "one"):
+        usable_device(resident, argument="resident", besides=("both", "one"))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
@@ -245,6 +246,66 @@ def test_a_base_alone_is_no_pair(folders):
 def test_contradicting_choices_are_refused(folders, options):
     with pytest.raises(ParameterError):
         load_pair(folders / "base", folders / "judge", format="pairwise", **options)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("seed", "abc"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", -1),
+        ("check_memory", "maybe"),
+        ("doctor", "no"),
+        ("allow_identical", "false"),
+        ("trust_remote_code", "false"),
+        ("trust_remote_code", 1),
+    ],
+)
+def test_words_and_numbers_are_no_switches(folders, argument, value):
+    with pytest.raises((ParameterError, TypeCheckError)) as caught:
+        load_pair(folders / "base", folders / "judge", format="pairwise", **{argument: value})
+    if isinstance(caught.value, ParameterError):  # run-time type checks come first
+        assert caught.value.argument == argument
+        assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["base", "judge", "tokenizer"])
+@pytest.mark.parametrize("value", ["", " ", 123])
+def test_what_names_no_model_or_tokenizer_is_refused(folders, argument, value):
+    named = {"base": folders / "base", "judge": folders / "judge"} | {argument: value}
+    with pytest.raises((ParameterError, TypeCheckError)) as caught:
+        load_pair(**named, format="pairwise", doctor=False, device="cpu")
+    if isinstance(caught.value, ParameterError):  # run-time type checks come first
+        assert caught.value.argument == argument
+        assert "names no model or tokenizer" in str(caught.value)
+
+
+@pytest.mark.parametrize("revision", ["v2", {"base": "v2"}, {"judge": "v2"}])
+def test_a_revision_of_a_folder_is_refused(folders, revision):
+    with pytest.raises(ParameterError, match="only Hub repositories have a revision") as caught:
+        load_pair(folders / "base", folders / "judge", format="pairwise", revision=revision, device="cpu")
+    assert caught.value.argument == "revision"
+
+
+@pytest.mark.parametrize("argument", ["revision", "subfolder"])
+def test_a_place_inside_a_live_module_is_refused(folders, argument):
+    live = {"base": tiny_model(), "tokenizer": byte_tokenizer(), "device": "cpu"}
+    with pytest.raises(ParameterError, match=f"have a {argument}|has no {argument}") as caught:
+        load_pair(**live, judge=folders / "judge", **{argument: {"base": "v2"}})
+    assert caught.value.argument == argument
+    alone = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"])).eval()
+    with pytest.raises(ParameterError, match="no judge's files"):
+        load_pair(alone, tokenizer=byte_tokenizer(), device="cpu", **{argument: {"judge": "v2"}})
+
+
+@pytest.mark.parametrize("device", ["cudaa", "cuda:77", "meta"])
+@pytest.mark.parametrize("offload", [None, "disk"])
+def test_a_device_that_isnt_there_is_refused(folders, device, offload):
+    with pytest.raises(ParameterError, match="no such device here") as caught:
+        load_pair(folders / "base", folders / "judge", format="pairwise", device=device, offload=offload)
+    assert caught.value.argument == "device"
+    assert "cpu" in str(caught.value)
 
 
 def test_an_unknown_format_lists_the_known_ones(folders):

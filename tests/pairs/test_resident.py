@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from analyses import tuco
+from workbench.errors import ParameterError
 from workbench.judges import JudgeItem
 from workbench.pairs import one_resident
 from workbench.pairs.tiny import tiny_pair
@@ -63,3 +64,11 @@ def test_a_run_with_one_model_resident_gives_the_same_numbers(kind, monkeypatch)
     one = tuco.run(pair, ITEMS, controls=3, progress=False, batch_size=4, resident="one")
     for name in both.AXES:
         np.testing.assert_array_equal(getattr(one, name), getattr(both, name), err_msg=name)
+
+
+@pytest.mark.parametrize("device", ["cudaa", "cuda:77"])
+def test_a_run_on_a_device_that_isnt_there_is_refused_before_it_starts(device):
+    with pytest.raises(ParameterError, match="no such device here") as caught:
+        tuco.run(tiny_pair(), ITEMS, controls=3, progress=False, resident=device)
+    assert caught.value.argument == "resident"
+    assert "both" in str(caught.value)

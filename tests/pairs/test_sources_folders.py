@@ -219,6 +219,16 @@ def test_weights_without_a_config_are_refused(folders, copied):
         _load(folders / "base", folder)
 
 
+@pytest.mark.parametrize("text", ["{ not json", "", "[1]"])
+def test_an_adapters_damaged_configuration_is_named(folders, copied, text):
+    folder = copied("adapter")
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="adapter's configuration can't be read") as caught:
+        _load(folders / "base", folder)
+    assert caught.value.argument == "judge"
+    assert str(folder / "adapter_config.json") in str(caught.value)
+
+
 def test_an_adapter_is_no_base(folders, copied):
     with pytest.raises(CheckpointError, match="holds an adapter, not a model") as caught:
         _load(folders / "adapter", folders / "judge")

@@ -18,7 +18,7 @@ from workbench.pairs import guards
 from workbench.pairs.embedded import embedded_names, embedded_pair
 from workbench.pairs.loading import checkpoints, hub, stored
 from workbench.pairs.loading.models import Loaded, load_models
-from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.placement import Placement, require_flags, require_seed
 from workbench.pairs.loading.sources import Named, Source, per_side
 from workbench.pairs.memory.estimate import load_estimate
 from workbench.pairs.modules import commit_of
@@ -61,7 +61,7 @@ def load_pair(
             a judge with a classification head a base that writes text is a probe: it is read through the judge's head.
         tokenizer: Tokenizer of both; by default the judge's own, compared with the base's. Required for live modules.
         format: Judge format by name or object; an embedded pair brings its own.
-        revision: Hub revision of both, or a mapping with keys ``base`` and ``judge``.
+        revision: Hub revision of both, or a mapping with keys ``base`` and ``judge``; refused where there is none.
         subfolder: Folder inside the repository (or local folder) of both, or a mapping like ``revision``.
         dtype: Data type of both, e.g. ``"bfloat16"``. By default float32 on CPU and the base checkpoint's own on a GPU.
         device: Where both go; by default the first GPU, else the CPU.
@@ -89,8 +89,10 @@ def load_pair(
         CheckpointError: A model, adapter or tokenizer can't be loaded.
         MemoryShortage: The weights don't fit; the message says what is needed, what is free and what would help.
         PairMismatch: A guard failed; the message names it and the error carries the whole table as ``report``.
-        ParameterError: Arguments contradict each other.
+        ParameterError: An argument isn't what it may be, or arguments contradict each other.
     """
+    require_flags(check_memory=check_memory, allow_identical=allow_identical, doctor=doctor)
+    require_seed(seed)
     asked = _Asked(base=base, judge=judge, format=format, name=None).resolved()
     place = Placement.choose(
         dtype=dtype,
@@ -121,7 +123,7 @@ def load_pair(
         *guards.quantisation_guards(loaded.base, loaded.judge),
         *tokens.guards,
         *guards.tokenizer_guards(tokens.base, tokens.judge, vocabulary),
-        *guards.weight_guards(loaded.base, loaded.judge, allow_identical=allow_identical),
+        *guards.weight_guards(loaded.base, loaded.judge, probe=loaded.probe, allow_identical=allow_identical),
         *guards.merge_guards(loaded.judge, seed=seed),
         *loaded.guards,
         format_guard,
@@ -211,6 +213,9 @@ def _sources(asked: _Asked, *, revision: Any, subfolder: Any) -> _Sources:
         return Source(given=given, argument=argument, revision=revisions[argument], subfolder=folders[argument])
 
     base, judge = side("base", asked.base), None if asked.judge is None else side("judge", asked.judge)
+    for name, given in (("revision", revision), ("subfolder", subfolder)):
+        if judge is None and isinstance(given, Mapping) and given.get("judge") is not None:
+            raise ParameterError("a live PeftModel alone has no judge's files.", argument=name, got=given)
     for source in (base, judge):
         if source is not None and source.folder is not None:
             stored.check_model(source)  # before the Hub is asked about the other

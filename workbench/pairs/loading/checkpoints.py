@@ -141,7 +141,9 @@ def adapter_folder(source: Source) -> Path | None:
     with explained(source):
         if f"{inside}{stored.ADAPTER_CONFIG}" not in hub.file_names(source):
             return None
-        return _downloaded(source, ("adapter_*.json", "adapter_*.safetensors"))
+        folder = _downloaded(source, ("adapter_*.json", "adapter_*.safetensors"))
+    stored.require_adapter_config(source, folder)
+    return folder
 
 
 @contextmanager

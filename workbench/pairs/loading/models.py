@@ -89,7 +89,7 @@ def _adapter(base: Source, folder: Path, loaded: checkpoints.Checkpoint) -> Load
     scores = heads.adapter_kind(folder) == "classification"
     judge = attach_adapter(heads.host_of(module, folder) if scores else module, folder)
     headed = heads.under_judges_head(module, judge)
-    rows = (*_left_out(base, loaded), *adapter_guards(folder, base.label), *_trained_on(folder, base))
+    rows = (*_left_out(base, loaded), *adapter_guards(folder, base), *_trained_on(folder, base))
     live = base.live is not None and not headed.probe
     return _headed(headed, judge, kind=adapter_type(folder), live=live, guards=rows)
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,17 @@ class Placement:
         """Settle what the caller left open: the first GPU, else the CPU; float32 on a CPU.
 
         Raises:
-            ParameterError: ``device`` and ``device_map`` are both given, the data type is unknown, or ``offload`` is
-                asked for where nothing is in host memory.
+            ParameterError: ``device`` and ``device_map`` are both given, the device isn't there, the data type is
+                unknown, or ``offload`` is asked for where nothing is in host memory.
         """
+        require_flags(trust_remote_code=trust_remote_code)
         if device is not None and device_map is not None:
             raise ParameterError("give `device` or `device_map`, not both.", argument="device_map", got=device_map)
+        chosen = usable_device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         if offload is not None:
-            _check_offload(offload, device=device, device_map=device_map, quantization=quantization)
+            _check_offload(
+                offload, device=None if device is None else chosen, device_map=device_map, quantization=quantization
+            )
         for name, given in (
             ("max_memory", max_memory),
             ("offload_folder", offload_folder if offload is None else None),
@@ -70,7 +75,6 @@ class Placement:
                     got=given,
                     fix='Pass `device_map="auto"` with it.',
                 )
-        chosen = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         kind = _dtype(dtype)
         if kind is None and chosen.type == "cpu":
             kind = torch.float32
@@ -104,6 +108,51 @@ class Placement:
         return {"device_map": self.device_map, **{key: value for key, value in given.items() if value is not None}}
 
 
+def usable_device(
+    device: torch.device | str, *, argument: str = "device", besides: tuple[str, ...] = ()
+) -> torch.device:
+    """Return a device that tensors can be put on.
+
+    Args:
+        device: Name or device.
+        argument: Name of the caller's argument, for messages.
+        besides: What else that argument may be, for messages.
+
+    Raises:
+        ParameterError: There is no such device here.
+    """
+    try:
+        chosen = torch.device(device)
+        there = chosen.type != "meta" and torch.empty(0, device=chosen) is not None
+    except (RuntimeError, AssertionError, TypeError):  # a torch built without CUDA asserts, other devices raise
+        there = False
+    if there:
+        return chosen
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    raise ParameterError("there is no such device here.", argument=argument, got=str(device), allowed=[*besides, *here])
+
+
+def require_flags(**flags: object) -> None:
+    """Refuse what isn't a yes or no: the word ``"false"`` would count as one that says yes.
+
+    Raises:
+        ParameterError: With the name of the argument.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ParameterError("this is neither yes nor no.", argument=name, got=repr(value), allowed=[True, False])
+
+
+def require_seed(seed: object) -> None:
+    """Refuse what can't seed a generator.
+
+    Raises:
+        ParameterError: It isn't a whole number from 0 on.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ParameterError("no such seed.", argument="seed", got=repr(seed), allowed="a whole number from 0 on")
+
+
 def _quantisations(given: Any) -> dict[str, Any]:
     by_side = isinstance(given, Mapping) and bool(given) and set(given) <= {"base", "judge"}
     chosen: Mapping[Any, Any] = (
@@ -112,14 +161,14 @@ def _quantisations(given: Any) -> dict[str, Any]:
     return {side: value for side, value in chosen.items() if value is not None}
 
 
-def _check_offload(offload: str, *, device: Any, device_map: Any, quantization: Any) -> None:
+def _check_offload(offload: str, *, device: torch.device | None, device_map: Any, quantization: Any) -> None:
     if offload != "disk":
         raise ParameterError("no such place.", argument="offload", got=offload, allowed=["disk"])
-    if device is None or torch.device(device).type != "cpu" or device_map is not None or quantization is not None:
+    if device is None or device.type != "cpu" or device_map is not None or quantization is not None:
         raise ParameterError(
             "weights are kept in files for models in host memory, unquantised.",
             argument="offload",
-            got=f"device={device!r}, device_map={device_map!r}, quantization={quantization!r}",
+            got=f"device={device and str(device)!r}, device_map={device_map!r}, quantization={quantization!r}",
             fix='Pass device="cpu" with it; spread over devices, `device_map` and `offload_folder` do the same.',
         )
 
@@ -127,7 +176,7 @@ def _check_offload(offload: str, *, device: Any, device_map: Any, quantization: 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    found = getattr(torch, dtype, None)
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else None
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ParameterError(
             "no such data type.", argument="dtype", got=dtype, allowed=["float32", "bfloat16", "float16", "float64"]

@@ -34,6 +34,20 @@ class Source:
     elsewhere: tuple[str, ...] = ()
     """Other commits of the same repository that the local cache held when this one was resolved."""
 
+    def __post_init__(self) -> None:
+        """Refuse what names nothing, and a place inside it that it can't have."""
+        blank = isinstance(self.given, str) and not self.given.strip()
+        if blank or not isinstance(self.given, (str, os.PathLike, nn.Module)):
+            raise ParameterError(
+                "this names no model or tokenizer.",
+                argument=self.argument,
+                got=repr(self.given),
+                allowed="a Hub id, a local folder or a live object; '.' is the folder you are in",
+            )
+        for name, value in (("revision", self.revision), ("subfolder", self.subfolder)):
+            if value is not None and (self.live is not None or (name == "revision" and self.repository is None)):
+                raise _nowhere(self, name, value)
+
     @property
     def live(self) -> nn.Module | None:
         """Return the module itself when one was given."""
@@ -95,6 +109,16 @@ def per_side(value: Any, *, argument: str) -> dict[Literal["base", "judge"], Any
     if unknown := set(value) - {"base", "judge"}:
         raise ParameterError("unknown side.", argument=argument, got=sorted(unknown), allowed=["base", "judge"])
     return {"base": value.get("base"), "judge": value.get("judge")}
+
+
+def _nowhere(source: Source, name: str, value: str) -> ParameterError:
+    other = "judge" if source.argument == "base" else "base"
+    return ParameterError(
+        f"only Hub repositories have a {name}." if name == "revision" else f"a live module has no {name}.",
+        argument=name,
+        got=f"{value!r} for {source.argument}={source.label!r}",
+        fix=f"Leave it out, or name the side that has one: {name}={{{other!r}: {value!r}}}.",
+    )
 
 
 def _is_path(source: str | os.PathLike[str]) -> bool:

@@ -46,6 +46,7 @@ def check_model(source: Source) -> None:
     names = {path.name for path in folder.iterdir()}
     if ADAPTER_CONFIG in names:
         _require_adapter_allowed(source, names)
+        require_adapter_config(source, folder)
         return
     _require_weights(source, folder, names)
     if CONFIG not in names and source.repository is None:
@@ -85,6 +86,26 @@ def require_folder(source: Source, folder: Path) -> None:
         allowed="a Hub id, a local folder or a live module",
         fix=f"Did you mean {near[0]!r}?" if near else "Check the path.",
     )
+
+
+def require_adapter_config(source: Source, folder: Path) -> None:
+    """Refuse an adapter whose configuration can't be read.
+
+    Raises:
+        CheckpointError: The file isn't a JSON object.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        config, reason = json.loads(path.read_text(encoding="utf-8")), "no JSON object"
+    except ValueError as err:
+        config, reason = None, str(err)
+    if not isinstance(config, dict):
+        raise _refusal(
+            source,
+            "this adapter's configuration can't be read.",
+            got=f"{path} ({reason})",
+            fix="Copy the file again, or save the adapter again with `save_pretrained`.",
+        )
 
 
 def check_weights(source: Source, folder: Path) -> None:
