@@ -25,6 +25,31 @@ def test_half_precision_passes_and_says_why_it_may_drift(dtype):
     assert any("eager attention" in check.detail for check in checks)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float64_passes_and_says_where_padding_was_left_out(architecture):
+    checks = doctor.examine(tiny_model(architecture).double(), tiny_tokenizer())
+    found = {check.name: check for check in checks if check.status != "ok"}
+    unpadded = {"a left-padded row equals the single prompt"} if architecture == "gemma2" else set()
+    assert set(found) == {"padding, transformer_lens"} | unpadded
+    assert {check.status for check in found.values()} == {"warn"}
+    assert "NaN" in found["padding, transformer_lens"].detail
+    assert all(check.value < 1e-9 for check in checks if check.name in ("captures, nnsight", "logits, nnsight"))
+
+
+def test_what_stands_at_padding_is_no_reason_to_fail(monkeypatch):
+    run = HooksBackend.run
+
+    def unread(self, batch, **kwargs):
+        result = run(self, batch, **kwargs)
+        if result.logits is not None and result.logits.ndim == 3:
+            result.logits[~batch.mask] = float("nan")
+        return result
+
+    monkeypatch.setattr(HooksBackend, "run", unread)
+    checks = doctor.examine(tiny_model("llama"), None)
+    assert [check.name for check in checks if check.status == "fail"] == []
+
+
 def test_a_chosen_batch_and_tolerance_are_used(labs):
     lab = labs("llama")
     checks = doctor.examine(lab.model, lab.tokenizer, anatomy=lab.anatomy, batch=random_batch((5, 5)), tolerance=1e-12)

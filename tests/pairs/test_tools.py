@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workbench.errors import ExecutorDisagreement
-from workbench.pairs import handing_out
+from workbench.pairs import handing_out, load_pair
 from workbench.pairs.tiny import tiny_pair
 
 
@@ -112,6 +112,14 @@ def test_what_is_written_into_a_shared_weight_in_place_reaches_the_pair_as_docum
     with torch.no_grad():
         shared.add_(1)
     assert torch.equal(shared, known[shared.data_ptr()])
+
+
+def test_a_bridge_of_a_float64_pair_is_held_to_the_float32_of_its_softmax():
+    plain = tiny_pair()
+    pair = load_pair(
+        plain.base.double(), plain.judge.double(), tokenizer=plain.tokenizer, format="pairwise", dtype="float64"
+    )
+    torch.testing.assert_close(pair.bridge("judge")(ids_of(pair)), logits_of(pair, "judge"), atol=1e-5, rtol=0)
 
 
 def test_a_bridge_that_disagrees_is_refused(pair, monkeypatch):

@@ -13,7 +13,7 @@ from workbench.errors import ParameterError
 from workbench.hooks.activations import Activations
 from workbench.hooks.anatomy import Anatomy, module_lock
 from workbench.hooks.edits import Edit
-from workbench.hooks.observe import evaluation_mode, forward_accepts, input_device
+from workbench.hooks.observe import evaluation_mode, forward_accepts, input_device, mask_overflows
 from workbench.hooks.program import Program, Record
 from workbench.hooks.sites import Site
 from workbench.tokens import TokenBatch
@@ -108,12 +108,35 @@ def last_stop(program: Program, *, logits: LogitsKept, stop_after: Site | None) 
     return program.points[-1] if logits == "none" and program.points else None
 
 
-def forward_kwargs(module: nn.Module, batch: TokenBatch, *, logits: LogitsKept) -> dict[str, Any]:
-    """Return the keywords of one forward pass without a cache.
+def check_padding(module: nn.Module, batch: TokenBatch, *, eager: bool = False) -> None:
+    """Refuse padding that would turn a model's numbers into not-a-number.
 
     Raises:
-        ParameterError: The batch has padding and the model takes no position ids.
+        ParameterError: The batch has padding, and the model runs eager attention in float64.
     """
+    if mask_overflows(module, eager=eager) and not bool(batch.mask.all()):
+        raise ParameterError(
+            "eager attention takes its softmax in float32, where float64's mask of padding overflows to NaN.",
+            argument="batch",
+            got=f"rows of {batch.lengths.tolist()} tokens",
+            fix="Load the pair in float32 (or with attention='sdpa', where the architecture has it), or run prompts "
+            "of equal length together, e.g. one at a time with batch.row(i).",
+        )
+
+
+def forward_kwargs(module: nn.Module, batch: TokenBatch, *, logits: LogitsKept, eager: bool = False) -> dict[str, Any]:
+    """Return the keywords of one forward pass without a cache.
+
+    Args:
+        module: The model.
+        batch: Its inputs.
+        logits: Which logits are wanted.
+        eager: Whether attention is eager whatever the model's own setting says.
+
+    Raises:
+        ParameterError: The batch has padding, and the model takes no position ids or runs eager attention in float64.
+    """
+    check_padding(module, batch, eager=eager)
     kwargs: dict[str, Any] = dict(batch.forward_kwargs())
     if not forward_accepts(module, "position_ids"):
         if not bool(batch.mask.all()):
@@ -136,8 +159,15 @@ def kept_logits(logits: Tensor | None, keep: LogitsKept) -> Tensor | None:
     return logits[:, -1] if keep == "last" else logits
 
 
-def generation_kwargs(batch: TokenBatch, *, max_new_tokens: int, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of a generation: greedy unless told otherwise."""
+def generation_kwargs(
+    module: nn.Module, batch: TokenBatch, *, max_new_tokens: int, kwargs: dict[str, Any], eager: bool = False
+) -> dict[str, Any]:
+    """Return the keywords of a generation: greedy unless told otherwise.
+
+    Raises:
+        ParameterError: See :func:`check_padding`.
+    """
+    check_padding(module, batch, eager=eager)
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "max_new_tokens": max_new_tokens}
     return {"do_sample": False} | kwargs | inputs
 

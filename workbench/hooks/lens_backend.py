@@ -1,7 +1,8 @@
 """TransformerLens executes the same programs, on a weight-sharing shadow of the module.
 
 The third opinion of the doctor, and the only executor that can reach inside attention. The bridge
-runs eager attention; expect the drift between attention kernels in half precision. On models with an
+runs eager attention; expect the drift between attention kernels in half precision, and a refusal of
+padding in float64. On models with an
 interleaved fused projection (GPT-NeoX) the bridge holds split copies of q, k and v while it lives, and
 under an adapter merged ones; it is booted afresh when a tensor was written to.
 """
@@ -129,7 +130,7 @@ class BridgeBackend:
         hooks = [(hook_name(site), _hook(site, steps.visit, stop=None)) for site in steps.prompt.points]
         with entered(module), random_state_kept(module), bridge.hooks(fwd_hooks=hooks):
             out = bridge.original_model.generate(
-                **generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
+                **generation_kwargs(module, batch, max_new_tokens=max_new_tokens, kwargs=kwargs, eager=True)
             )
         steps.prompt.finish(steps.record)
         return out
@@ -144,7 +145,7 @@ class BridgeBackend:
         hooks = [(hook_name(site), _hook(site, visit, stop=stop)) for site in points]
         if logits != "all":
             hooks.append((UNEMBED_INPUT, lambda value, hook: value[:, -1:]))
-        inputs = forward_kwargs(self.anatomy.module, batch, logits="all")
+        inputs = forward_kwargs(self.anatomy.module, batch, logits="all", eager=True)
         inputs = {name: inputs[name] for name in ("attention_mask", "position_ids") if name in inputs}
         unpooled: list[Tensor] = []
         if self.anatomy.pooled:

@@ -149,7 +149,7 @@ class NNsightBackend:
         check_writes(self.module)
         batch = at_input(self.module, batch)
         steps = Steps(prepare(self.anatomy, batch, edits=edits, check_edits=check_edits))
-        inputs = generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
+        inputs = generation_kwargs(self.module, batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
         encoded = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}
         with entered(self.module, around=self.around), random_state_kept(self.module):
             saved = _generated(self._nnsight, self._model, encoded, inputs, self._visits(steps.prompt, None), steps)

@@ -14,6 +14,7 @@ from workbench.hooks.ports import Side, first
 from workbench.tokens import TokenBatch
 
 PROBE_LENGTH = 6
+_NO_FLOAT64 = "got Double"
 
 
 def forward_accepts(module: nn.Module, name: str) -> bool:
@@ -54,6 +55,20 @@ def probe_kwargs(module: nn.Module) -> dict[str, Any]:
     if forward_accepts(module, "position_ids"):
         kwargs["position_ids"] = torch.arange(PROBE_LENGTH, device=device)[None]
     return kwargs
+
+
+def mask_overflows(module: nn.Module, *, eager: bool = False) -> bool:
+    """Whether padding becomes not-a-number here, and spreads: float64 under eager attention.
+
+    Its softmax is taken in float32, where float64's most negative number, which the mask writes, is minus infinity; a
+    row that sees nothing but padding then has no softmax.
+
+    Args:
+        module: The model.
+        eager: Whether attention is eager whatever the model's own setting says.
+    """
+    eager = eager or getattr(getattr(module, "config", None), "_attn_implementation", None) == "eager"
+    return eager and next(module.parameters()).dtype == torch.float64
 
 
 def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -104,6 +119,9 @@ def observe(module: nn.Module, points: Iterable[tuple[str, Side]]) -> Observatio
     Args:
         module: The model; its mode, hooks and weights are as found afterwards.
         points: (path, side) pairs.
+
+    Raises:
+        ParameterError: The model has no kernel for its own data type.
     """
     seen = Observation()
     handles = []
@@ -112,6 +130,16 @@ def observe(module: nn.Module, points: Iterable[tuple[str, Side]]) -> Observatio
             handles.append(_watch(module.get_submodule(path), (path, side), seen))
         with torch.no_grad(), evaluation_mode(module):
             module(**probe_kwargs(module), use_cache=False)
+    except RuntimeError as err:
+        if _NO_FLOAT64 not in str(err):
+            raise
+        raise ParameterError(
+            "a kernel of this architecture (grouped matrix products, in a mixture of experts) has no float64.",
+            argument="dtype",
+            got=f"{type(module).__name__} in {next(module.parameters()).dtype}",
+            allowed="float32, bfloat16, float16",
+            fix="Load it in float32.",
+        ) from err
     finally:
         for handle in handles:
             handle.remove()

@@ -178,7 +178,8 @@ class HooksBackend:
             random_state_kept(self.module),
             self._hooks(steps.prompt, steps.visit, stop=None),
         ):
-            out = self.module.generate(**generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs))  # type: ignore[operator]
+            own = generation_kwargs(self.module, batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
+            out = self.module.generate(**own)  # type: ignore[operator]
         steps.prompt.finish(steps.record)
         return out
 

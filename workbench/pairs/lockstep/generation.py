@@ -69,7 +69,8 @@ def scaled_generate(
         handle = outer.register_forward_pre_hook(steps.advance, with_kwargs=True)
         try:
             with random_state_kept(outer):
-                return outer.generate(**generation_kwargs(batch, max_new_tokens=max_new_tokens, kwargs=kwargs))  # type: ignore[operator]
+                own = generation_kwargs(outer, batch, max_new_tokens=max_new_tokens, kwargs=kwargs)
+                return outer.generate(**own)  # type: ignore[operator]
         finally:
             handle.remove()
 
