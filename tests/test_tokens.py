@@ -27,6 +27,16 @@ def test_a_mask_follows_the_padding_which_lies_in_no_span(names, expected):
     assert torch.equal(BATCH.span_mask(names), torch.tensor(expected, dtype=torch.bool))
 
 
+def test_right_padding_is_refused_since_the_last_column_has_to_be_every_prompts_last_token():
+    ids = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    with pytest.raises(ParameterError, match="right padding") as refused:
+        TokenBatch(ids=ids, mask=ids != 0, prompt_ids=("long", "short"))
+    assert "pads on the left" in str(refused.value)
+    left = TokenBatch.from_rows([[5, 6, 7], [5, 6]], pad_id=0)
+    assert left.ids.tolist() == [[5, 6, 7], [0, 5, 6]]
+    assert left.ids[:, -1].tolist() == [7, 6]
+
+
 def test_a_batch_nobody_named_spans_in_is_refused():
     with pytest.raises(ParameterError, match="no named spans"):
         TokenBatch.from_rows([[5, 6]], pad_id=0).span_mask(["question"])
