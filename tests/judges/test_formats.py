@@ -81,6 +81,12 @@ def test_chat_templates_that_lose_the_text_are_refused(template, says):
         get_format("bracket").render(FULL, tokenizer=byte_level(chat=template))
 
 
+@pytest.mark.parametrize("broken", ["{% for m in messages %}", "{{ messages[0].content + 1 }}", "{{ 1 | shout }}"])
+def test_a_broken_chat_template_is_named(broken):
+    with pytest.raises(FormatError, match="chat template can't write format 'bracket'"):
+        get_format("bracket").render(FULL, tokenizer=byte_level(chat=broken))
+
+
 def test_a_template_that_knows_no_system_role_is_an_error_with_a_cure():
     system = Segment(text="Be fair.", role="system", name="instruction")
     strict = custom(segments=(system, *custom().segments), chat=True)

@@ -99,6 +99,16 @@ def test_a_chat_without_a_template_is_refused():
     assert set(pair.scores(TEXTS).to_frame()["model"]) == {"base", "judge"}
 
 
+def test_a_broken_chat_template_is_named_as_where_items_are_written():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}"
+    pair = load_pair(
+        tiny_classifier("llama"), tiny_classifier("llama", seed=1), tokenizer=tokenizer, doctor=False, device="cpu"
+    )
+    with pytest.raises(FormatError, match="chat template can't write this chat"):
+        pair.scores(CHATS)
+
+
 def test_a_pair_that_writes_text_has_no_scores():
     with pytest.raises(ParameterError, match="no classification head"):
         tiny_pair().scores(TEXTS)

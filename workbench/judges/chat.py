@@ -5,7 +5,7 @@ second shows what the template puts around the messages; put together again it m
 to the letter, so that the spans are exact or the format is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import FormatError
@@ -54,19 +54,40 @@ def as_chat(turns: Sequence[tuple[Role, Filled]], *, tokenizer: Tokenizer, forma
     )
 
 
-def _render(tokenizer: Tokenizer, messages: Sequence[tuple[Role, str]], *, format_name: str) -> str:
+def written_chat(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, called: str, answer_follows: bool
+) -> str:
+    """Write messages through the tokenizer's chat template.
+
+    Args:
+        tokenizer: Tokenizer whose chat template is used.
+        messages: Role and content of each message.
+        called: What is written, for errors: ``"format 'bracket'"``.
+        answer_follows: Whether the text ends where the assistant's answer begins.
+
+    Raises:
+        FormatError: The template is broken, or refuses a role.
+    """
     from jinja2 import TemplateError
 
-    conversation = [{"role": role, "content": content} for role, content in messages]
     try:
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-    except TemplateError as err:
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(m) for m in messages], tokenize=False, add_generation_prompt=answer_follows
+            )
+        )
+    except (TemplateError, TypeError, ValueError, LookupError) as err:
         raise FormatError(
-            f"the tokenizer's chat template can't write format {format_name!r}: {err}",
+            f"the tokenizer's chat template can't write {called}: {err}",
             argument="tokenizer",
-            got=[role for role, _ in messages],
-            fix="Use a format whose roles this template knows (often only `user`), or one without a chat template.",
+            got=[message.get("role") for message in messages],
+            fix="Write roles this template knows (often only `user`), repair it, or do without a chat template.",
         ) from err
+
+
+def _render(tokenizer: Tokenizer, messages: Sequence[tuple[Role, str]], *, format_name: str) -> str:
+    conversation = [{"role": role, "content": content} for role, content in messages]
+    return written_chat(tokenizer, conversation, called=f"format {format_name!r}", answer_follows=True)
 
 
 def _split(text: str, marks: Sequence[str], *, format_name: str) -> list[str]:
