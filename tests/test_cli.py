@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from workbench import cli, explore
-from workbench.cli.options import load_choices
+from workbench.cli.options import load_choices, require_writable
 from workbench.cli.printing import heat_strip
 from workbench.errors import ParameterError
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tuned_copy
@@ -64,6 +64,25 @@ def test_check_speaks_json(folders):
     table = json.loads(done.stdout)
     assert table["comparable"] is True
     assert {"name", "status", "value", "detail"} == set(table["guards"][0])
+
+
+@pytest.mark.parametrize("command", ["check", "run tuco", "report"])
+@pytest.mark.parametrize("place", ["a file", "nowhere"])
+def test_a_folder_that_cant_be_written_is_refused_before_anything_is_loaded(
+    folders, tmp_path, monkeypatch, command, place
+):
+    monkeypatch.setattr("workbench.pairs.load.load_models", lambda *a: pytest.fail("models were loaded first"))
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" if place == "a file" else "/proc/nowhere"
+    done = invoke(*command.split(), "-b", folders / "base", "-j", folders / "judge", "-f", "pairwise", "-o", out)
+    assert isinstance(done.exception, ParameterError)
+    assert done.exception.argument == "--out"
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_trying_a_folder_leaves_nothing_behind(tmp_path):
+    require_writable(tmp_path / "a" / "b")
+    assert not any(tmp_path.iterdir())
 
 
 def test_check_shows_what_the_weights_did_and_writes_it(folders, tmp_path):

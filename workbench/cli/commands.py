@@ -31,6 +31,7 @@ from workbench.cli.options import (
     Tokenizer,
     choices,
     load_choices,
+    require_writable,
 )
 from workbench.cli.printing import print_candidates
 from workbench.errors import ParameterError, WorkbenchError
@@ -81,6 +82,8 @@ def check(
     """Say whether two models may be compared, and what fine-tuning did to the weights; exits with 1 if they may not."""
     named = {"tokenizer": tokenizer, "format": judge_format, "device": device, "dtype": dtype}
     options = load_choices(load or [], named=named)
+    if out is not None:
+        require_writable(out)
     checked = check_pair(base, judge, options=options, files_only=files_only)
     present(checked, out=out, as_json=as_json, screen=_out, notes=_err)
 
@@ -129,6 +132,7 @@ def run(
     chosen = choices(analyse, parameter or [])
     named = {"tokenizer": tokenizer, "format": judge_format, "device": device, "dtype": dtype}
     options = load_choices(load or [], named=named)
+    require_writable(out)
     judged = load_items(items, path=items_path, limit=limit, seed=seed)
     pair = load_pair(base, judge, **options)
     result = analyse(pair, judged, seed=seed, **chosen)
@@ -228,6 +232,7 @@ def _audit(out: Path, asked: dict[str, Any], *, title: str | None) -> None:
     """Run the notebooks on the pair, then gather the results they saved in one page."""
     from workbench.reports import Report, export_html, run_notebook
 
+    require_writable(out)
     results = []
     for name in NOTEBOOKS:
         _err.print(f"{name}: running notebooks/{name}.ipynb ...")

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,6 +88,30 @@ def load_choices(given: Sequence[str], *, named: Mapping[str, Any]) -> dict[str,
         value = _path_or_literal(name, text)
         parsed[name] = value if sides is None else {**sides, side: value}
     return parsed
+
+
+def require_writable(out: Path) -> None:
+    """Try to make and fill a folder for results before hours go into them; what wasn't there is gone again afterwards.
+
+    Raises:
+        ParameterError: The folder can't be made, or nothing can be written to it.
+    """
+    absent = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as err:
+        raise ParameterError(
+            "this folder can't be written to.",
+            argument="--out",
+            got=f"{out} ({err.strerror or err})",
+            fix="Name a folder of your own; it is made when it isn't there.",
+        ) from err
+    finally:
+        for folder in absent:
+            if folder.is_dir():
+                folder.rmdir()
 
 
 def literal(text: str) -> Any:
