@@ -300,10 +300,9 @@ def test_a_place_inside_a_live_module_is_refused(folders, argument):
 
 
 @pytest.mark.parametrize("device", ["cudaa", "cuda:77", "meta"])
-@pytest.mark.parametrize("offload", [None, "disk"])
-def test_a_device_that_isnt_there_is_refused(folders, device, offload):
+def test_a_device_that_isnt_there_is_refused(folders, device):
     with pytest.raises(ParameterError, match="no such device here") as caught:
-        load_pair(folders / "base", folders / "judge", format="pairwise", device=device, offload=offload)
+        load_pair(folders / "base", folders / "judge", format="pairwise", device=device)
     assert caught.value.argument == "device"
     assert "cpu" in str(caught.value)
 
@@ -325,10 +324,8 @@ def test_any_changed_weight_changes_the_identity():
     with torch.no_grad():
         tensor = pair.judge.model.layers[1].mlp.up_proj.weight
         tensor[3, 5] += 1e-3
-        pair._cache.pop("identity")
         changed = pair.identity()
         tensor[3, 5], tensor[3, 6] = tensor[3, 6].clone(), tensor[3, 5].clone()
-        pair._cache.pop("identity")
         swapped = pair.identity()
     assert len({i["judge"]["fingerprint"] for i in (before, changed, swapped)}) == 3
     assert before["base"] == changed["base"]

@@ -18,7 +18,7 @@ from workbench.pairs import guards
 from workbench.pairs.embedded import embedded_names, embedded_pair
 from workbench.pairs.loading import checkpoints, hub, stored
 from workbench.pairs.loading.models import Loaded, load_models
-from workbench.pairs.loading.placement import Placement, require_flags, require_seed
+from workbench.pairs.loading.placement import Placement, require_flags, require_seed, usable_device
 from workbench.pairs.loading.sources import Named, Source, per_side
 from workbench.pairs.memory.estimate import load_estimate
 from workbench.pairs.modules import commit_of
@@ -105,6 +105,7 @@ def load_pair(
         attention=attention,
         trust_remote_code=trust_remote_code,
     )
+    usable_device(place.device)
     sources = _sources(asked, revision=revision, subfolder=subfolder)
     memory = load_estimate(sources.base, sources.judge, place)
     room = (memory.require_fit() if check_memory else memory).guard()

@@ -53,13 +53,13 @@ class Placement:
         """Settle what the caller left open: the first GPU, else the CPU; float32 on a CPU.
 
         Raises:
-            ParameterError: ``device`` and ``device_map`` are both given, the device isn't there, the data type is
+            ParameterError: ``device`` and ``device_map`` are both given, the device or data type is
                 unknown, or ``offload`` is asked for where nothing is in host memory.
         """
         require_flags(trust_remote_code=trust_remote_code)
         if device is not None and device_map is not None:
             raise ParameterError("give `device` or `device_map`, not both.", argument="device_map", got=device_map)
-        chosen = usable_device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+        chosen = _device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         if offload is not None:
             _check_offload(
                 offload, device=None if device is None else chosen, device_map=device_map, quantization=quantization
@@ -121,15 +121,12 @@ def usable_device(
     Raises:
         ParameterError: There is no such device here.
     """
+    chosen = _device(device, argument=argument, besides=besides)
     try:
-        chosen = torch.device(device)
-        there = chosen.type != "meta" and torch.empty(0, device=chosen) is not None
-    except (RuntimeError, AssertionError, TypeError):  # a torch built without CUDA asserts, other devices raise
-        there = False
-    if there:
-        return chosen
-    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    raise ParameterError("there is no such device here.", argument=argument, got=str(device), allowed=[*besides, *here])
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as err:  # a torch built without CUDA asserts, other devices raise
+        raise _no_device(device, argument=argument, besides=besides) from err
+    return chosen
 
 
 def require_flags(**flags: object) -> None:
@@ -182,3 +179,21 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
             "no such data type.", argument="dtype", got=dtype, allowed=["float32", "bfloat16", "float16", "float64"]
         )
     return found
+
+
+def _device(device: torch.device | str, *, argument: str = "device", besides: tuple[str, ...] = ()) -> torch.device:
+    """Return a device by its name, whether it is here or not."""
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as err:
+        raise _no_device(device, argument=argument, besides=besides) from err
+    if chosen.type == "meta":  # holds shapes without numbers
+        raise _no_device(device, argument=argument, besides=besides)
+    return chosen
+
+
+def _no_device(device: object, *, argument: str, besides: tuple[str, ...]) -> ParameterError:
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    return ParameterError(
+        "there is no such device here.", argument=argument, got=str(device), allowed=[*besides, *here]
+    )
