@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from analyses import tuco
 from analyses.tuco.scaling.weights import interpolated_judge
@@ -164,6 +164,35 @@ def test_a_fingerprint_sees_codes_and_scales(folders, kind):
         assert model_fingerprint(base) != before, name
         flat[0] = kept
         assert model_fingerprint(base) == before
+
+
+@bitsandbytes
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_lora_beside_biases_is_read_without_merging(tmp_path, kind, bias):
+    """Qwen2's projections have biases; LoRA leaves them alone, or trained them as they are."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    base = Qwen2ForCausalLM(Qwen2Config(vocab_size=260, num_key_value_heads=2, **sizes)).eval()
+    base.save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"], bias=bias, task_type="CAUSAL_LM", init_lora_weights=False)
+    live = get_peft_model(weight_sharing_shadow(base, replace=_own(base)), config)
+    with torch.no_grad():
+        for name, parameter in live.named_parameters():
+            if bias != "none" and name.endswith("q_proj.base_layer.bias"):
+                parameter.add_(0.5)
+    live.save_pretrained(tmp_path / "adapter")
+    deltas = [
+        {c.name: c.change for c in _load(tmp_path, "adapter", doctor=False, **asked).delta().moved}
+        for asked in ({"quantization": kind}, {})
+    ]
+    assert deltas[0] == pytest.approx(deltas[1], rel=1e-4)
+    assert len(deltas[0]) == (2 if bias == "none" else 4)
+
+
+def _own(model):
+    return {p: torch.nn.Parameter(p.detach().clone()) for p in model.parameters()}
 
 
 @bitsandbytes

@@ -96,8 +96,8 @@ class TunedParameter:
         Raises:
             PairMismatch: This kind of adapter can't be merged.
         """
-        if self.layer is None:
-            return self.held
+        if self.layer is None or (self.leaf == "bias" and is_plain_lora(self.layer)):
+            return self.held  # products only ever add to matrices; a trained bias is held as trained
         if id(self.layer) not in self._memory:
             self._memory.clear()  # one merged layer at a time; its bias is asked for right after its weight
             self._memory[id(self.layer)] = merged_tensors(self.layer)
