@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
-from workbench.pairs.adapters import is_plain_lora, merged_copy, tuner_layers, untuned_name
+from workbench.pairs.adapters import is_plain_lora, lora_factors, merged_copy, tuner_layers, untuned_name
 from workbench.pairs.delta import adapter_norm
 from workbench.pairs.memory.offloaded import require_numbers, same_place
 from workbench.pairs.pair import Pair
@@ -99,6 +99,8 @@ def _random_tensors(
 
 def _random_factors(layer: LoraLayer, generator: torch.Generator) -> dict[Tensor, nn.Parameter]:
     """Draw Gaussian factors and scale the up projections so that the whole product keeps its norm."""
+    if not lora_factors(layer):
+        return {}  # no active adapter sits here
     wanted = adapter_norm(layer)
     drawn: dict[Tensor, nn.Parameter] = {}
     ups: list[nn.Parameter] = []
