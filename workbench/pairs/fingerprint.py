@@ -1,14 +1,15 @@
-"""Identity of a model by its content: any changed weight, adapter or config changes the fingerprint."""
+"""Identity of a model by its content: any changed weight, buffer, adapter setting or config changes the fingerprint."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from workbench.pairs.adapters import adapter_configs, adapter_switches
 from workbench.pairs.loading.quantised import coded_parts, is_quantised, quantised_layers
 from workbench.pairs.memory.offloaded import value_of
 
@@ -17,7 +18,9 @@ _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 
 
 def model_fingerprint(module: nn.Module) -> str:
-    """Hash every parameter (adapter tensors included), its name, shape and dtype, and the config.
+    """Hash every parameter and buffer (an adapter's included), its name, shape and dtype, and the config.
+
+    Of an adapter the settings count too, which no tensor holds: which one is active, its scaling, its configuration.
 
     Every element enters an order-sensitive checksum with an odd weight modulo 2**64, so that no
     single changed element can leave it unchanged; the checksums are then hashed with SHA-256.
@@ -36,8 +39,21 @@ def model_fingerprint(module: nn.Module) -> str:
     for name, layer in quantised_layers(module):
         parts = (f"{name}.{part}|{_checksum(tensor)}\n" for part, tensor in coded_parts(layer))
         digest.update("".join(parts).encode())
+    for name, buffer in fixed_buffers(module):
+        digest.update(f"{name}|{tuple(buffer.shape)}|{buffer.dtype}|{_checksum(buffer)}\n".encode())
+    digest.update(_adapter_text(module).encode())
     digest.update(_config_text(module).encode())
     return digest.hexdigest()[:16]
+
+
+def fixed_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every buffer that holds a value of its own, sorted by name; not what a model renews as it runs."""
+    for owner, child in sorted(module.named_modules(), key=lambda pair: pair[0]):
+        rope = str(getattr(child, "rope_type", ""))
+        renewed = "dynamic" in rope or "longrope" in rope  # frequencies follow the length of what was read last
+        for leaf, buffer in sorted(child.named_buffers(recurse=False), key=lambda pair: pair[0]):
+            if not buffer.is_meta and not (renewed and leaf.endswith("inv_freq") and "original" not in leaf):
+                yield f"{owner}.{leaf}", buffer
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -76,6 +92,11 @@ def _checksum(tensor: Tensor) -> int:
         weights = torch.arange(start, start + part.numel(), device=part.device, dtype=torch.int64).mul_(2).add_(1)
         total = (total + int((part * weights).sum())) % (1 << 64)
     return total
+
+
+def _adapter_text(module: nn.Module) -> str:
+    switches = adapter_switches(module)
+    return json.dumps([switches, adapter_configs(module)], sort_keys=True, default=str) if switches else ""
 
 
 def _config_text(module: nn.Module) -> str:

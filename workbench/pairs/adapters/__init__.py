@@ -19,6 +19,7 @@ from workbench.pairs.adapters.layers import (
 )
 from workbench.pairs.adapters.merging import MergeError, merge_error
 from workbench.pairs.adapters.plain import end_weights, head_is_tied, merged_copy, replace_layers, without_adapters
+from workbench.pairs.adapters.switches import Switches, adapter_configs, adapter_switches, require_switched_on
 
 __all__ = [
     "AdapterKind",
@@ -31,7 +32,10 @@ __all__ = [
     "without_adapters",
     "Factors",
     "MergeError",
+    "Switches",
     "TunedParameter",
+    "adapter_configs",
+    "adapter_switches",
     "attach_adapter",
     "end_weights",
     "head_is_tied",
@@ -41,6 +45,7 @@ __all__ = [
     "merge_error",
     "merged_tensors",
     "replace_layers",
+    "require_switched_on",
     "split_peft",
     "tuned_parameters",
     "tuner_layers",
