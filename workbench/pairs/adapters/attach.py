@@ -29,7 +29,7 @@ from workbench.pairs.adapters.growth import grow_vocabulary
 from workbench.pairs.adapters.kinds import require_rebuildable, require_supported
 from workbench.pairs.adapters.landing import require_landed
 from workbench.pairs.adapters.layers import bare_bias, is_plain_lora, lora_factors, tuner_layers, untuned_name
-from workbench.pairs.adapters.plain import unwrap_norms, without_adapters
+from workbench.pairs.adapters.plain import refuse_to_save, unwrap_norms, without_adapters
 from workbench.pairs.loading.quantised import is_quantised
 from workbench.pairs.memory.offloaded import is_offloaded, join, not_dispatched_again, stand_in
 
@@ -78,6 +78,7 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     _require_plain_on_offloaded(judge, base)
     _put_back(judge, {id(mine): original for original, mine in own.items()})
     unwrap_norms(judge)
+    refuse_to_save(judge)
     return judge
 
 

@@ -1,7 +1,7 @@
 """Plain Hugging Face modules from a judge with adapter layers: its base, and itself merged."""
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from peft.tuners.ln_tuning.layer import LNTuningLayer
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from workbench.errors import PairMismatch
 from workbench.hooks import weight_sharing_shadow
 from workbench.pairs.adapters.changes import merged_tensors
+from workbench.pairs.adapters.layers import untuned_name
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,6 +69,28 @@ def unwrap_norms(judge: PreTrainedModel) -> None:
         return next((norms[name] for name in layer.active_adapters if name in norms), cast(nn.Module, layer))
 
     replace_layers(judge, trained, saved=lambda wrapper: wrapper)
+
+
+def refuse_to_save(judge: nn.Module) -> None:
+    """Make ``save_pretrained`` of a judge raise where it would write names that load as random matrices, in place.
+
+    Args:
+        judge: Clone with adapter layers; not the user's own.
+    """
+    if any(untuned_name(name) != name for name, _ in judge.named_parameters()):
+        judge.__dict__[_SAVE] = _refused_to_save
+
+
+_SAVE = "save_pretrained"
+
+
+def _refused_to_save(*_: Any, **__: Any) -> NoReturn:
+    raise PairMismatch(
+        "this judge holds adapter layers, whose names no plain model loads: it would come back with random matrices.",
+        argument="judge",
+        fix="Save it merged: workbench.pairs.adapters.merged_copy(pair.judge).save_pretrained(folder); "
+        "or copy the adapter's own folder.",
+    )
 
 
 def replace_layers(
@@ -160,4 +183,5 @@ def _held_weight(module: nn.Module) -> Tensor | None:
 def _forget_peft(clone: M) -> M:
     if hasattr(clone, "peft_config"):
         del clone.peft_config  # or transformers takes the plain module for one that carries an adapter
+    clone.__dict__.pop(_SAVE, None)
     return clone
