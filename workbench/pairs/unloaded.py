@@ -6,19 +6,22 @@ Structure is compared on modules without weights, the weight difference is strea
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError
+from workbench.hooks import HeadKind
 from workbench.pairs import guards
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.embedded import embedded_names, embedded_pair
 from workbench.pairs.loading import checkpoints, heads, hub, stored
 from workbench.pairs.loading.placement import Placement
 from workbench.pairs.loading.sources import Source, per_side
+from workbench.pairs.modules import attention_of
 from workbench.pairs.report import Guard, PairReport
 from workbench.pairs.vocabulary import vocabulary_of
 
@@ -64,17 +67,19 @@ def check_files(
     own, tuned = _sources(base, judge, revision=revision, subfolder=subfolder)
     name = f"{own.label} -> {tuned.label}"
     folder = checkpoints.adapter_folder(tuned)
-    models = _without_weights(own, None if folder is not None else tuned, place)
-    structure = guards.structure_guards(*models) if folder is None else []
+    models = _without_weights(own, tuned, folder, place)
+    structure = guards.structure_guards(models.base, models.judge) if folder is None else []
     PairReport(name=name, guards=tuple(structure)).raise_if_failed()
     tokenizers = _tokenizers(own, tuned, tokenizer, place)
     delta = weight_delta(own, tuned, spectrum=spectrum)
+    other = guards.other_configuration(models.base.config, models.judge.config)
     rows = (
         *guards.source_guards(own, tuned, trust_remote_code=trust_remote_code),
         *structure,
-        *guards.tokenizer_guards(*tokenizers, vocabulary_of(*models, tokenizers[1])),
-        *guards.delta_guards(delta, allow_identical=allow_identical),
-        *(() if folder is None else guards.adapter_guards(folder, own.label)[1:]),
+        *guards.tokenizer_guards(*tokenizers, vocabulary_of(models.base, models.judge, tokenizers[1])),
+        *guards.delta_guards(delta, probe=models.probe, configuration=other, allow_identical=allow_identical),
+        *guards.head_guards(models.base, models.judge, probe=models.probe, live=False),
+        *(() if folder is None else guards.adapter_guards(folder, own)[1:]),
         _UNCHECKED,
     )
     return UnloadedCheck(report=PairReport(name=name, guards=rows).raise_if_failed(), delta=delta)
@@ -111,15 +116,37 @@ def _sources(base: Any, judge: Any, *, revision: Any, subfolder: Any) -> tuple[S
     return hub.resolved(sides[0]), hub.resolved(sides[1])
 
 
-def _without_weights(base: Source, judge: Source | None, place: Placement) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return both models on the meta device, in the judge's class; the base twice when the judge is an adapter."""
-    loader = heads.loader_of(heads.stored_kind(base if judge is None else judge, place))
-    built = []
-    for source in (base, judge or base):
-        config = checkpoints.read_config(source, place)
-        with checkpoints.explained(source), torch.device("meta"):
-            built.append(loader.from_config(config, trust_remote_code=place.trust_remote_code))
-    return built[0], built[1]
+class _Models(NamedTuple):
+    """Both models on the meta device."""
+
+    base: PreTrainedModel
+    """Of the judge's class."""
+    judge: PreTrainedModel
+    """The base again when the judge is an adapter."""
+    probe: bool
+    """Whether the base is read through the judge's head."""
+
+
+def _without_weights(base: Source, judge: Source, adapter: Path | None, place: Placement) -> _Models:
+    """Return both models as loading would pair them, without weights."""
+    own = heads.stored_kind(base, place)
+    kind = heads.stored_kind(judge, place) if adapter is None else heads.adapter_kind(adapter)
+    heads.require_comparable(own, kind)
+    module = _skeleton(base, own, place)
+    if adapter is not None:
+        host = heads.host_of(module, adapter) if kind == "classification" else module
+        return _Models(host, host, probe=host is not module)
+    tuned = _skeleton(judge, kind or own, replace(place, attention=attention_of(module)))
+    headed = heads.under_judges_head(module, tuned)
+    return _Models(headed.base, tuned, headed.probe)
+
+
+def _skeleton(source: Source, kind: HeadKind, place: Placement) -> PreTrainedModel:
+    """Return one model of the class it is loaded as; the attention is the place's choice, as when it is loaded."""
+    config = checkpoints.read_config(source, place)
+    choice = {} if place.attention is None else {"attn_implementation": place.attention}
+    with checkpoints.explained(source), torch.device("meta"):
+        return heads.loader_of(kind).from_config(config, trust_remote_code=place.trust_remote_code, **choice)
 
 
 def _tokenizers(

@@ -37,4 +37,6 @@ def require_landed(wrapped: PeftModel, stored: Mapping[str, Tensor], *, folder: 
 
 
 def _same(held: Tensor, stored: Tensor) -> bool:
-    return held.shape == stored.shape and torch.equal(held.detach().cpu(), stored.to(held.dtype).cpu())
+    """Compare bit for bit; NaN counts as itself, since it did land and is a finding of its own."""
+    left, right = held.detach().cpu(), stored.to(held.dtype).cpu()
+    return left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=0, equal_nan=True)

@@ -1,6 +1,6 @@
 """What fine-tuning changed in weight space, and which base it started from."""
 
-from workbench.pairs.delta.candidates import BaseCandidates, Candidate, which_base
+from workbench.pairs.delta.candidates import BaseCandidates, Candidate, sampled_delta, which_base
 from workbench.pairs.delta.measure import adapter_norm, weight_delta
 from workbench.pairs.delta.table import DISTANT, TensorChange, WeightDelta
 
@@ -11,6 +11,7 @@ __all__ = [
     "TensorChange",
     "WeightDelta",
     "adapter_norm",
+    "sampled_delta",
     "weight_delta",
     "which_base",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.errors import CheckpointError
 from workbench.pairs.adapters import Factors, untuned_name
-from workbench.pairs.delta.naming import kind_of
+from workbench.pairs.delta.naming import is_probe_head, kind_of
 from workbench.pairs.delta.stores import Stored, TensorStore, chunks
 from workbench.pairs.loading import stored
 from workbench.pairs.loading.sources import Source
@@ -24,6 +24,8 @@ _FACTORS = {
     ".lora_embedding_A": "a",
     ".lora_embedding_B": "b",
 }
+_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
+"""Names of modules that GPT-2 and its kin hold transposed."""
 _REWRITING = ("pissa", "olora", "corda", "loftq")
 """Ways to initialise LoRA that change the base's weights as well."""
 
@@ -102,16 +104,38 @@ class AdapterStore:
 
     def _require_fitting(self) -> None:
         base = {**dict.fromkeys(self.rests_on.entries), **dict.fromkeys(self.rests_on.aliases)}
-        lost = sorted(key for key in (*self._factors, *self.entries) if key not in base)
+        whole = (key for key in self.entries if not is_probe_head(key))
+        lost = sorted(key for key in (*self._factors, *whole) if key not in base)
         halves = sorted(key for key, sides in self._factors.items() if len(sides) < 2)
-        if lost or halves:
+        other = [] if lost or halves else [said for key in self._factors if (said := self._misfit(key)) is not None]
+        if lost or halves or other:
             raise CheckpointError(
                 "this adapter doesn't fit the base.",
                 argument=self._source.argument,
-                got=f"{self.label}: {len(lost)} tensors without a place {lost[:3]}, {len(halves)} half products",
+                got=f"{self.label}: {len(lost)} tensors without a place {lost[:3]}, {len(halves)} half products, "
+                f"{len(other)} products of another shape {other[:2]}",
                 fix="Compare it with the base named in its adapter_config.json: "
                 f"{self._config.get('base_model_name_or_path')!r}.",
             )
+
+    def _misfit(self, key: str) -> str | None:
+        """Say how the factors of a matrix miss its shape; None when they fit, or the matrix is held as codes."""
+        entry = self.entries.get(key) or self.rests_on.entries[self.rests_on.aliases.get(key, key)]
+        if entry.dtype is None:
+            return None
+        with safe_open(self._path, "pt") as file:
+            a, b = (tuple(file.get_slice(self._factors[key][side]).get_shape()) for side in ("a", "b"))
+        product = (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else None
+        fits = product is not None and entry.shape in self._held_as(key, product)
+        return None if fits else f"{key}: {entry.shape} in the base, factors {b} and {a}"
+
+    def _held_as(self, key: str, product: tuple[int, int]) -> set[tuple[int, int]]:
+        """Return the shapes in which a matrix may be stored that a product of this shape is added to."""
+        turned = product[1], product[0]
+        if kind_of(key) == "embedding":
+            return {turned}
+        conv1d = bool(self._config.get("fan_in_fan_out")) or key.split(".")[-2] in _CONV1D
+        return {product, turned} if conv1d else {product}
 
     def _is_a_copy(self, key: str) -> bool:
         """Whether a tensor stored beside factors is the base's own, which peft saves along with adapted embeddings."""

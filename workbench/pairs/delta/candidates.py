@@ -13,7 +13,7 @@ from workbench.errors import CheckpointError, PairMismatch, ParameterError
 from workbench.pairs.delta.measure import Comparison, open_store
 from workbench.pairs.delta.naming import layer_of
 from workbench.pairs.delta.stores import TensorStore
-from workbench.pairs.delta.table import DISTANT
+from workbench.pairs.delta.table import DISTANT, WeightDelta
 from workbench.pairs.loading import hub
 from workbench.pairs.loading.checkpoints import adapter_folder
 from workbench.pairs.loading.sources import Source
@@ -78,6 +78,8 @@ class BaseCandidates:
     def _verdict(self) -> str:
         comparable = [c for c in self.candidates if not c.note]
         near = [c for c in comparable if c.distance <= DISTANT]
+        if not comparable:
+            return f"{self.judge} can't be compared with any of them, so nothing is said about its base."
         if not near:
             return (
                 f"{self.judge} was tuned from none of them: none is within {DISTANT} of it, and unrelated models sit "
@@ -137,13 +139,40 @@ def _measured(place: Place, tuned: TensorStore, *, number: int, layers: Sequence
     argument = f"candidates[{number}]"
     store = open_store(place, argument=argument)
     name = f"{argument}, {store.label}" if isinstance(place, nn.Module) else store.label
-    chosen: Callable[[str], bool] = (lambda name: layer_of(name) in layers) if layers else (lambda _name: True)
     try:
-        delta = Comparison(base=store, judge=tuned, spectrum=False).delta(only=chosen)
+        delta = _in_layers(store, tuned, layers)
     except PairMismatch as err:
         return Candidate(name, float("nan"), 0, 0, f"can't be compared ({err.what} {err.got})")
+    if delta.not_finite:
+        return Candidate(name, float("nan"), 0, 0, f"can't be compared ({_who(delta.not_finite[0])})")
     total = len(delta.changes)
     return Candidate(name, delta.relative, total, total - len(delta.moved), "")
+
+
+def sampled_delta(base: Place, other: Place) -> WeightDelta:
+    """Measure how far two models are apart in their first, middle and last layer; norms only.
+
+    Args:
+        base: Folder, Hub id, live module or :class:`Source`.
+        other: The other model, named in the same ways.
+
+    Raises:
+        CheckpointError: A side can't be read.
+        PairMismatch: The two don't share a tensor's shape, or no layer.
+    """
+    left, right = open_store(base, argument="base"), open_store(other, argument="judge")
+    return _in_layers(left, right, _sampled_layers(right))
+
+
+def _in_layers(base: TensorStore, other: TensorStore, layers: Sequence[int]) -> WeightDelta:
+    chosen: Callable[[str], bool] = (lambda name: layer_of(name) in layers) if layers else (lambda _name: True)
+    return Comparison(base=base, judge=other, spectrum=False).delta(only=chosen)
+
+
+def _who(found: str) -> str:
+    """Return a finding about tensors with the sides named as they are here."""
+    side, _, said = found.partition(": ")
+    return f"the {'candidate' if side == 'base' else side}'s {said}"
 
 
 def _sampled_layers(store: TensorStore) -> tuple[int, ...]:

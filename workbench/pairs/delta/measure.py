@@ -18,7 +18,7 @@ from workbench.errors import PairMismatch
 from workbench.pairs.adapters import Factors, lora_factors
 from workbench.pairs.delta.adapter_file import AdapterStore
 from workbench.pairs.delta.live import ModuleStore
-from workbench.pairs.delta.naming import kind_of, layer_of, place
+from workbench.pairs.delta.naming import is_probe_head, kind_of, layer_of, place
 from workbench.pairs.delta.precision import Precision
 from workbench.pairs.delta.spectrum import (
     GRAM_SIDE,
@@ -40,14 +40,13 @@ HELD = 1.5
 _GROWING = ("embedding", "head")
 """Kinds of tensors whose number of rows may differ: the rows both sides have are compared."""
 
-_CLASSIFIERS = ("score.", "classifier.")
-
 
 def weight_delta(
     base: nn.Module | str | os.PathLike[str] | Source,
     judge: nn.Module | str | os.PathLike[str] | Source,
     *,
     spectrum: bool = True,
+    probe: bool = False,
 ) -> WeightDelta:
     """Measure how far each tensor moved from base to judge.
 
@@ -59,6 +58,7 @@ def weight_delta(
         base: Live module, local folder, Hub id or :class:`Source` of the model before fine-tuning.
         judge: The same for the fine-tuned one: a model, or an adapter on ``base`` (as files only plain LoRA).
         spectrum: Whether to measure spectral norms and stable ranks too; norms alone read each tensor once.
+        probe: Whether the base's classification head was lent by the judge; it is then left out, as from files.
 
     Raises:
         CheckpointError: A side can't be read, or is an adapter that only a loaded pair can measure.
@@ -66,7 +66,7 @@ def weight_delta(
     """
     left = open_store(base, argument="base")
     right = open_store(judge, argument="judge", base=left)
-    return Comparison(base=left, judge=right, spectrum=spectrum).delta()
+    return Comparison(base=left, judge=right, spectrum=spectrum, probe=probe).delta()
 
 
 def open_store(
@@ -119,6 +119,8 @@ class Comparison:
     """The side after it."""
     spectrum: bool
     """Whether spectral norms are measured too."""
+    probe: bool = False
+    """Whether the base's classification head was lent by the judge."""
     _seen: tuple[Precision, Precision] = field(default_factory=lambda: (Precision(), Precision()))
     _budget: float = 0.0
 
@@ -138,13 +140,12 @@ class Comparison:
             )
         self._budget = HELD * max(_bytes(self.base.entries[row.base]) for row in rows)
         changes = tuple(self._measured(row) for row in rows)
-        adapter = self.judge.rests_on is not None
         return WeightDelta(
             base=self.base.label,
             judge=self.judge.label,
             changes=changes,
-            only_base=() if adapter else tuple(filter(only, self._missing(self.base, self.judge))),
-            only_judge=tuple(filter(only, self._missing(self.judge, self.base))),
+            only_base=tuple(filter(only, self._missing(self.base, self.judge))),
+            only_judge=tuple(filter(only, (*self._missing(self.judge, self.base), *self._probe_heads()))),
             base_precision=self._seen[0].name,
             judge_precision=self._seen[1].name,
         )
@@ -152,21 +153,39 @@ class Comparison:
     def _rows(self) -> Iterator[_Row]:
         base, judge = self.base, self.judge
         for key, entry in base.entries.items():
+            if self._is_lent(key):
+                continue
             if key in judge.entries:
                 yield _Row(name=entry.name, base=key, judge=key, adapted=key)
             elif key in judge.aliases:
                 note = "the judge's is tied to its embedding"
                 yield _Row(name=entry.name, base=key, judge=judge.aliases[key], adapted=key, note=note)
-            elif judge.rests_on is not None:
+            elif judge.rests_on is not None and not self._replaced(key):
                 yield _Row(name=entry.name, base=key, judge=None, adapted=key)
         for key, entry in judge.entries.items():
             if key in base.aliases:
                 note = "the base's is tied to its embedding"
                 yield _Row(name=entry.name, base=base.aliases[key], judge=key, adapted=key, note=note)
 
-    @staticmethod
-    def _missing(side: TensorStore, other: TensorStore) -> tuple[str, ...]:
-        return tuple(entry.name for key, entry in side.entries.items() if key not in {*other.entries, *other.aliases})
+    def _probe_heads(self) -> Iterator[str]:
+        """Yield the tensors of a judge's head that the base was lent: they are no part of what is compared."""
+        return (entry.name for key, entry in self.base.entries.items() if self._is_lent(key))
+
+    def _replaced(self, key: str) -> bool:
+        """Whether the judge, a classifier, has a head of its own in the place of the one that writes text."""
+        own = any(is_probe_head(name) and name not in self.base.entries for name in self.judge.entries)
+        return own and kind_of(key) == "head"
+
+    def _is_lent(self, key: str) -> bool:
+        return self.probe and is_probe_head(key)
+
+    def _missing(self, side: TensorStore, other: TensorStore) -> tuple[str, ...]:
+        """Return the names of tensors one side lacks; an adapter lacks none that it leaves to the base."""
+        found = {*other.entries, *other.aliases}
+        rests = other.rests_on is not None
+        return tuple(
+            entry.name for key, entry in side.entries.items() if key not in found and (not rests or self._replaced(key))
+        )
 
     def _measured(self, row: _Row) -> TensorChange:
         entry, note = self.base.entries[row.base], row.note
@@ -180,8 +199,6 @@ class Comparison:
                 norms = factor_spectrum(factors)
                 found = _Norms(base=found.base, change=norms.change, spectral=norms.spectral_norm)
                 rank = factor_rank(factors, shape)
-            elif row.judge is not None and kind_of(row.name) == "head" and row.name.startswith(_CLASSIFIERS):
-                note = "a probe: the judge's own head on both sides, so not compared"
         else:
             found = self._subtracted(row, rows=shape[0] if shape else 1)
         if beyond:
@@ -239,7 +256,8 @@ class Comparison:
             exact = _exact(left)
             base += float(torch.linalg.vector_norm(exact)) ** 2
             change += float(torch.linalg.vector_norm(_exact(right).sub_(exact))) ** 2
-        spectral = self._spectral(row, shape) if self.spectrum and len(shape) == 2 and change else 0.0
+        measured = self.spectrum and len(shape) == 2 and change
+        spectral = (self._spectral(row, shape) if math.isfinite(change) else math.nan) if measured else 0.0
         return _Norms(base=math.sqrt(base), change=math.sqrt(change), spectral=spectral)
 
     def _blocks(self, row: _Row, shape: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:

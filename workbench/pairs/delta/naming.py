@@ -23,6 +23,7 @@ _KINDS: Mapping[str, str] = {
 }
 _OUTPUTS = ("c_proj", "dense", "out_proj")
 """Names that attention and MLP blocks share for the matrix they end in."""
+_CLASSIFIERS = ("score.", "classifier.")
 
 _ORDER = (
     *("embedding", "position", "q", "k", "v", "fused qkv", "o"),
@@ -50,6 +51,11 @@ def kind_of(name: str) -> str:
     if called in _OUTPUTS:
         return "o" if any("att" in part.lower() for part in owners[:-1]) else "down"
     return _KINDS.get(called, called)
+
+
+def is_probe_head(name: str) -> bool:
+    """Return whether a tensor belongs to a classification head, which reads a base that has none as a probe."""
+    return name.startswith(_CLASSIFIERS)
 
 
 def place(name: str) -> tuple[float | int, int, str]:

@@ -64,12 +64,14 @@ def matrix_spectral_norm(matrix: Float[Tensor, "row column"]) -> float:
 
 
 def factor_spectrum(factors: Sequence[Factors]) -> Spectrum:
-    """Return the norms of ``sum of scale * b @ a`` from the factors alone, exactly.
+    """Return the norms of ``sum of scale * b @ a`` from the factors alone, exactly; NaN where a factor isn't finite.
 
     With ``b = Q R`` and ``a^T = P S`` the product has the singular values of the small ``R S^T``.
     """
     left = torch.cat([f.scale * f.b.detach().double() for f in factors], dim=1)
     right = torch.cat([f.a.detach().double() for f in factors], dim=0)
+    if not (left.isfinite().all() and right.isfinite().all()):
+        return Spectrum(change=math.nan, spectral_norm=math.nan)
     values = torch.linalg.svdvals(torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T)
     return Spectrum(change=float(torch.linalg.vector_norm(values)), spectral_norm=float(values.max()))
 

@@ -151,7 +151,8 @@ class FileStore:
         self.entries = _Entries(self._files, self._stored)
         embedding = next((key for key in self._files if kind_of(key) == "embedding"), None)
         self.aliases: dict[str, str] = {}
-        if self._layout.tied and embedding is not None:
+        if self._layout.tied and embedding is not None and not self._keeps_its_head(embedding):
+            self._files.pop(_HEAD, None)
             self.aliases[_HEAD] = embedding
 
     def key(self, name: str) -> str:
@@ -180,8 +181,17 @@ class FileStore:
         """Return None: a checkpoint holds weights, not changes."""
 
     def _wanted(self, name: str) -> bool:
-        tied_head = self._layout.tied and self.key(name) == _HEAD
-        return not tied_head and not any(pattern.search(name) for pattern in self._layout.ignored)
+        return not any(pattern.search(name) for pattern in self._layout.ignored)
+
+    def _keeps_its_head(self, embedding: str) -> bool:
+        """Whether the head differs from the embedding its configuration ties it to; transformers then keeps both."""
+        if _HEAD not in self._files:
+            return False
+        shape = self.entries[_HEAD].shape
+        return shape != self.entries[embedding].shape or not all(
+            torch.equal(self.rows(_HEAD, start, stop), self.rows(embedding, start, stop))
+            for start, stop in chunks(shape)
+        )
 
     def _tensor_files(self) -> Iterator[tuple[str, str]]:
         """Yield every stored tensor with the file it lies in."""
@@ -197,7 +207,11 @@ class FileStore:
                 allowed=[stored.WEIGHTS, stored.INDEX],
                 fix="Save the model again with `save_pretrained`, which writes safetensors.",
             )
-        yield from json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+        named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        yield from named.items()
+        if self._source.folder is not None:  # transformers loads what the index forgot; a Hub's shards come one by one
+            found = ((name, file) for file in dict.fromkeys(named.values()) for name in self._header(file))
+            yield from ((name, file) for name, file in found if name not in named)
 
     def _stored(self, name: str, file: str) -> Stored:
         header = self._header(file)

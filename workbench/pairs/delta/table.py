@@ -72,6 +72,14 @@ class TensorChange:
         return math.nan if math.isnan(self.stable_rank) else gaussian_rank(self.shape)
 
     @property
+    def not_finite(self) -> str | None:
+        """Return which side holds NaN or infinity in this tensor, in words; None when all numbers are finite."""
+        for side, norm in (("base", self.base_norm), ("judge", self.change)):
+            if not math.isfinite(norm):
+                return f"{side}: {self.name} holds {'NaN' if math.isnan(norm) else 'infinity'}"
+        return None
+
+    @property
     def numel(self) -> int:
         """Return the number of weights compared."""
         return math.prod(self.shape)
@@ -107,6 +115,11 @@ class WeightDelta:
     def moved(self) -> tuple[TensorChange, ...]:
         """Return the tensors that differ at all."""
         return tuple(c for c in self.changes if c.change > 0)
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """Return which tensors hold NaN or infinity, in words; the change of such a tensor isn't defined."""
+        return tuple(said for c in self.changes if (said := c.not_finite) is not None)
 
     @property
     def precision(self) -> str | None:
@@ -269,6 +282,8 @@ class WeightDelta:
 
     def _verdict(self) -> str:
         total = len(self.changes)
+        if found := self.not_finite:
+            return f"Not measured: {len(found)} of {total} tensors hold numbers that aren't finite ({found[0]})."
         if not self.moved:
             return f"Nothing moved: all {total} tensors are the same in both models, bit for bit."
         size = f"relative weight change {self.relative:.3g}, {len(self.moved)} of {total} tensors"
@@ -285,7 +300,7 @@ class WeightDelta:
         )
 
     def _place(self) -> str:
-        if not self.beyond_rounding:
+        if not self.beyond_rounding or self.not_finite:
             return ""
         said = []
         for group in ("layer", "kind"):
@@ -322,8 +337,6 @@ class WeightDelta:
         for side, names in (("base", self.only_base), ("judge", self.only_judge)):
             if names:
                 said.append(f"Only the {side} has {len(names)} tensors, e.g. {names[0]}.")
-        if unknown := [c.name for c in self.changes if not math.isfinite(c.base_norm)]:
-            said.append(f"{len(unknown)} tensors have no known norm and are left out of the relative change.")
         return " ".join(said)
 
 
