@@ -4,11 +4,10 @@ Neither Ctrl-C nor memory that runs out loses a finished item: a batch that does
 """
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +17,7 @@ from analyses.metrics import slot_sign
 from workbench.errors import ItemError, MemoryShortage, ParameterError
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
-from workbench.pairs import Pair, memory_ran_out, random_delta_pair, release_caches
+from workbench.pairs import BatchSizes, Pair, memory_ran_out, random_delta_pair, release_caches
 from workbench.tokens import TokenBatch
 
 T = TypeVar("T")
@@ -43,10 +42,8 @@ class Prompts:
     """Which items are finished."""
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
-    most: int | None = None
-    """Most items a batch may have since memory ran out; None while it hasn't."""
-    ran_out_at: int | None = None
-    """Prompts of the first batch that didn't fit."""
+    sizes: BatchSizes = field(default_factory=BatchSizes)
+    """How many items a batch may have."""
 
     @classmethod
     def of(cls, pair: Pair, items: Sequence[JudgeItem], *, orders: Sequence[Order] = ORDERS) -> "Prompts":
@@ -95,8 +92,13 @@ class Prompts:
         """Return what a result must say beside its numbers: of the encoding, and that batches had to be smaller."""
         if self.most is None:
             return tuple(self.encoded.notes)
-        size = self.most * len(self.orders)
-        return (*self.encoded.notes, f"memory ran out with batches of {self.ran_out_at}; continued with {size}.")
+        was, size = ((n or 0) * len(self.orders) for n in (self.sizes.ran_out_at, self.most))
+        return (*self.encoded.notes, f"memory ran out with batches of {was}; continued with {size}.")
+
+    @property
+    def most(self) -> int | None:
+        """Return the most items a batch may have since memory ran out; None while it hasn't."""
+        return self.sizes.most
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -160,18 +162,7 @@ class Prompts:
         Raises:
             MemoryShortage: One item alone doesn't fit; the message names it.
         """
-        for batch in batches:
-            waiting = deque([tuple(int(i) for i in batch)])
-            while waiting:
-                chosen = waiting.popleft()
-                if self.most is not None and len(chosen) > self.most:
-                    waiting.extendleft([chosen[self.most :], chosen[: self.most]])
-                    continue
-                found = self._attempt(chosen, run)
-                if found:
-                    yield chosen, found.pop()
-                else:
-                    waiting.appendleft(chosen)
+        yield from self.sizes.each(batches, run, alone=self._no_room)
 
     def on_some(self, items: Sequence[int], run: Callable[[tuple[int, ...]], T]) -> T:
         """Run a check on these items, or on the first of them when memory runs out on all; see :meth:`each`."""
@@ -192,31 +183,15 @@ class Prompts:
         rows = [np.random.default_rng([seed, row]).standard_normal(shape) for row in self.rows_of(items)]
         return np.stack(rows)
 
-    def _attempt(self, chosen: tuple[int, ...], run: Callable[[tuple[int, ...]], T]) -> list[T]:
-        """Return what ``run`` returned, alone in a list; no entry, and smaller batches from now on, without memory."""
-        try:
-            return [run(chosen)]
-        except (RuntimeError, MemoryError) as err:
-            if not memory_ran_out(err):
-                raise
-            if len(chosen) == 1:
-                raise self._no_room(chosen[0]) from err
-        # Outside the handler: the traceback there holds every tensor of the batch that failed.
-        release_caches()
-        if self.ran_out_at is None:
-            self.ran_out_at = len(chosen) * len(self.orders)
-        self.most = len(chosen) // 2
-        return []
-
-    def _no_room(self, item: int) -> MemoryShortage:
+    def _no_room(self, item: int, err: Exception) -> NoReturn:
         tokens = max(len(self.encoded.rows[row]) for row in self.rows_of([item]))
-        return MemoryShortage(
+        raise MemoryShortage(
             f"one item alone doesn't fit into memory: {self.items[item].item_id!r} with {tokens} tokens a prompt.",
             argument="items",
             got=f"{len(self.orders)} prompts of {tokens} tokens on {self.pair.device}",
             fix="Leave this item out, show one order, load the pair in bfloat16, or keep one model at a time where the "
             "analysis offers `resident=`.",
-        )
+        ) from err
 
     def halves(self, *, seed: int) -> tuple[list[int], list[int]]:
         """Split the items at random so that no cluster has items in both halves."""

@@ -91,7 +91,13 @@ class EditError(WorkbenchError):
 
 
 class MemoryShortage(WorkbenchError):
-    """A pair, or one item, doesn't fit into the memory there is."""
+    """A pair, or one item, doesn't fit into the memory there is.
+
+    Attributes:
+        finished: What was measured before or beside it (``HeadScores`` of the texts that fitted), where there is any.
+    """
+
+    finished: Any = None
 
 
 class ExecutorDisagreement(WorkbenchError):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from workbench.hooks import Component, HooksBackend, Site, weight_sharing_shadow
 from workbench.judges import EncodedPrompts, label_logprobs, verdicts_from_logprobs
-from workbench.pairs import Pair
+from workbench.pairs import Pair, shortage_explained
 from workbench.pairs.adapters import merged_copy
 from workbench.tokens import TokenBatch
 
@@ -60,7 +60,18 @@ class Forms:
 
         Raises:
             PairMismatch: The adapter can't be merged exactly.
+            MemoryShortage: There is no room for another form of the judge.
         """
+        with shortage_explained(
+            "memory ran out while the judge was merged.",
+            argument="float32",
+            got=f"{float32}, on {pair.device}",
+            fix="Pass float32=False, which saves a copy of all weights." if float32 else "Free memory on this device.",
+        ):
+            return cls._made(pair, float32=float32)
+
+    @classmethod
+    def _made(cls, pair: Pair, *, float32: bool) -> "Forms":
         merged = merged_copy(pair.judge)
         if not float32:
             return cls(own=pair.executor("judge"), merged=_executor(pair, merged, MERGED), wide=None)

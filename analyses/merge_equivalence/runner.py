@@ -63,6 +63,7 @@ def run(
         ItemError: There are no items.
         ContextWindowError: A prompt is longer than the models' window.
         FormatError: The labels can't be told apart.
+        MemoryShortage: There is no room for the merged forms, or one item alone doesn't fit.
     """
     started = time.perf_counter()
     check_least(batch_size=(batch_size, 1))

@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 
 from analyses import merge_equivalence
 from analyses.looping import Prompts
-from analyses.merge_equivalence import FORMS, MergeEquivalenceResult
+from analyses.merge_equivalence import FORMS, MergeEquivalenceResult, forms
 from tests.short_format import SHORT_FORMAT
 from tests.tiny_models import MATRIX, tiny_model, tiny_tokenizer
-from workbench.errors import ParameterError
+from workbench.errors import MemoryShortage, ParameterError
 from workbench.judges import JudgeItem
 from workbench.pairs import load_pair
 from workbench.pairs.adapters import merged_copy
@@ -63,6 +63,17 @@ def test_in_float32_merged_is_the_same_judge():
     assert np.abs(found.change).max() < 1e-4
     assert found.stream_drift.max() < 1e-5
     assert (np.abs(found.margin) > 1e-3).any(), "or there is no verdict to keep"
+
+
+@pytest.mark.parametrize("float32", [True, False])
+def test_memory_that_runs_out_while_the_judge_is_merged_is_explained(half, monkeypatch, float32):
+    def full(judge):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(forms, "merged_copy", full)
+    with pytest.raises(MemoryShortage, match="while the judge was merged") as shortage:
+        merge_equivalence.run(half, ITEMS, float32=float32, progress=False)
+    assert ("Pass float32=False" in str(shortage.value)) == float32
 
 
 def test_merging_in_bfloat16_shows_its_loss_and_float32_is_equivalent(result):

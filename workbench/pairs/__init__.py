@@ -6,7 +6,7 @@ from workbench.pairs.embedded import EmbeddedPair, embedded_names, embedded_pair
 from workbench.pairs.load import load_pair
 from workbench.pairs.lockstep import Scaling, gated_stream, scaled_generate, scaled_logits, scaled_stream
 from workbench.pairs.memory.estimate import MemoryEstimate, estimate_memory, free_memory
-from workbench.pairs.memory.exhaustion import memory_ran_out, release_caches
+from workbench.pairs.memory.exhaustion import BatchSizes, memory_ran_out, release_caches, shortage_explained
 from workbench.pairs.memory.resident import Switch, one_resident
 from workbench.pairs.mixed import adapter_on_first_rows, can_mix
 from workbench.pairs.pair import Pair, Side
@@ -20,6 +20,7 @@ __all__ = [
     "UnloadedCheck",
     "check_files",
     "BaseCandidates",
+    "BatchSizes",
     "EmbeddedPair",
     "Guard",
     "HeadScores",
@@ -50,6 +51,7 @@ __all__ = [
     "scaled_generate",
     "scaled_logits",
     "scaled_stream",
+    "shortage_explained",
     "shared_logits",
     "weight_delta",
     "which_base",

@@ -73,7 +73,7 @@ def _own_parameters(module: PreTrainedModel) -> PreTrainedModel:
     A cast, a move or a freeze acts on a parameter itself, and would reach whoever holds the same one.
     """
     plain = [p for p in module.parameters() if type(p) is nn.Parameter]  # a quantiser's kinds carry more than data
-    own = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in plain}
+    own: dict[Tensor, Tensor] = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in plain}
     return weight_sharing_shadow(module, replace=own)
 
 

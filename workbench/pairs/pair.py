@@ -14,6 +14,7 @@ from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Ord
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
 from workbench.pairs.handing_out import bridge_of, traceable_model
+from workbench.pairs.memory.exhaustion import shortage_explained
 from workbench.pairs.modules import attention_of, embedding_of, label_names
 from workbench.pairs.report import PairReport
 from workbench.pairs.scores import HeadScores, Scored, encoded_texts, head_scores, require_scores, require_written
@@ -110,8 +111,19 @@ class Pair:
         return self.base if side == "base" else self.judge
 
     def anatomy(self, side: Side) -> Anatomy:
-        """Return the compiled ports of one side; booted once, on first use."""
-        return self._cached(f"anatomy/{side}", lambda: Anatomy.of(self.module(side), tokenizer=self.tokenizer))
+        """Return the compiled ports of one side; booted once, on first use.
+
+        Raises:
+            MemoryShortage: There is no room for what is tried out to find them.
+        """
+        module = self.module(side)
+        with shortage_explained(
+            "memory ran out while the model's parts were found, which takes two forwards of a short row.",
+            argument="pair",
+            got=f"the {side} on {self.device}",
+            fix="Free memory on this device, or load the pair in bfloat16, spread or offloaded.",
+        ):
+            return self._cached(f"anatomy/{side}", lambda: Anatomy.of(module, tokenizer=self.tokenizer))
 
     def executor(self, side: Side) -> HooksBackend:
         """Return the hot-path executor (plain hooks) of one side."""
@@ -199,6 +211,7 @@ class Pair:
             FormatError: A chat comes in and the tokenizer has no chat template.
             ContextWindowError: A text is longer than the context window; nothing is ever truncated.
             PairMismatch: A text uses a token that one of the models has no row for.
+            MemoryShortage: A text alone doesn't fit; the scores of the others are its ``finished``.
         """
         require_scores(self.head)
         known = min(known_ids(self.base), known_ids(self.judge))

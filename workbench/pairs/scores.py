@@ -5,13 +5,16 @@ Rows are padded on the left and read by their mask, so that neither the batch no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
-from workbench.errors import ContextWindowError, FormatError, ItemError, PairMismatch, ParameterError
+from workbench.errors import ContextWindowError, FormatError, ItemError, MemoryShortage, PairMismatch, ParameterError
 from workbench.hooks import HeadKind, HooksBackend
+from workbench.judges.chat import written_chat
+from workbench.pairs.memory.exhaustion import BatchSizes
 from workbench.tokens import TokenBatch
 
 if TYPE_CHECKING:
@@ -131,7 +134,7 @@ def encoded_texts(texts: Sequence[Scored], tokenizer: Any, *, max_length: int, k
     Raises:
         ItemError: There is nothing to score, or a text has no token.
         ContextWindowError: A text is longer.
-        FormatError: A chat comes in and the tokenizer has no chat template.
+        FormatError: A chat comes in and the tokenizer has no chat template, or one that can't write it.
         PairMismatch: A text uses another id.
         ParameterError: One string came instead of a sequence.
     """
@@ -173,7 +176,7 @@ def head_scores(
     prompt_ids: Sequence[str] | None = None,
     batch_size: int = 8,
 ) -> HeadScores:
-    """Run texts through models with a classification head, longest first.
+    """Run texts through models with a classification head, longest first; a batch that doesn't fit is halved.
 
     Args:
         executors: Executor of each model that is asked.
@@ -185,6 +188,7 @@ def head_scores(
 
     Raises:
         ParameterError: There are more or fewer labels of texts than texts, or ``batch_size`` is below 1.
+        MemoryShortage: A text alone doesn't fit; the others were scored, and are its ``finished``.
     """
     rows = encoded.rows
     names = tuple(str(index) for index in range(len(rows))) if prompt_ids is None else tuple(prompt_ids)
@@ -196,14 +200,39 @@ def head_scores(
         raise ParameterError("too small.", argument="batch_size", got=batch_size, allowed="1 or more")
     values = np.empty((len(rows), len(executors), len(labels)))
     order = sorted(range(len(rows)), key=lambda index: (-len(rows[index]), index))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    too_large: list[int] = []
+
+    def asked(chosen: Sequence[int]) -> Float[np.ndarray, "prompt model label"]:
         batch = TokenBatch.from_rows([rows[index] for index in chosen], pad_id=encoded.pad_id)
-        for column, executor in enumerate(executors.values()):
-            logits = executor.run(batch, logits="last").logits
-            if logits is not None:
-                values[chosen, column] = logits.double().cpu().numpy()
-    return HeadScores(values=values, prompt_ids=names, models=tuple(executors), labels=tuple(labels), probe=probe)
+        outputs = [cast(Tensor, executor.run(batch, logits="last").logits) for executor in executors.values()]
+        return np.stack([logits.double().cpu().numpy() for logits in outputs], axis=1)
+
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for chosen, found in BatchSizes().each(batches, asked, alone=lambda index, _err: too_large.append(index)):
+        values[list(chosen)] = found
+    kept = [index for index in range(len(rows)) if index not in set(too_large)]
+    scores = HeadScores(
+        values=values[kept],
+        prompt_ids=tuple(names[index] for index in kept),
+        models=tuple(executors),
+        labels=tuple(labels),
+        probe=probe,
+    )
+    if too_large:
+        raise _shortage([(names[index], len(rows[index])) for index in too_large], finished=scores if kept else None)
+    return scores
+
+
+def _shortage(texts: Sequence[tuple[str, int]], *, finished: HeadScores | None) -> MemoryShortage:
+    error = MemoryShortage(
+        "a text alone doesn't fit into memory.",
+        argument="texts",
+        got=", ".join(f"{name!r} with {tokens} tokens" for name, tokens in texts),
+        fix="Leave these texts out, or load the pair in bfloat16"
+        + ("." if finished is None else "; what the others were scored is `finished` of this error."),
+    )
+    error.finished = finished
+    return error
 
 
 def _row(text: Scored, tokenizer: Any) -> tuple[int, ...]:
@@ -216,5 +245,5 @@ def _row(text: Scored, tokenizer: Any) -> tuple[int, ...]:
             got="a chat",
             fix="Give the tokenizer the template the judge was trained with, or pass the finished texts.",
         )
-    written = tokenizer.apply_chat_template(list(text), tokenize=False)
+    written = written_chat(tokenizer, text, called="this chat", answer_follows=False)
     return tuple(tokenizer(written, add_special_tokens=False)["input_ids"])
