@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workbench.errors import ParameterError
 from workbench.hooks import Anatomy, HeadKind, HooksBackend, head_kind, input_device
 from workbench.judges import ORDERS, EncodedPrompts, JudgeFormat, JudgeItem, Order, encode
+from workbench.pairs.adapters import require_switched_on
 from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.fingerprint import model_fingerprint, template_text, text_fingerprint, tokenizer_fingerprint
 from workbench.pairs.handing_out import bridge_of, traceable_model
@@ -18,6 +19,7 @@ from workbench.pairs.memory.exhaustion import shortage_explained
 from workbench.pairs.modules import attention_of, embedding_of, label_names
 from workbench.pairs.report import PairReport
 from workbench.pairs.scores import HeadScores, Scored, encoded_texts, head_scores, require_scores, require_written
+from workbench.pairs.state import ModelState, PairState
 from workbench.pairs.templates import asked_with
 from workbench.pairs.vocabulary import Vocabulary, known_ids, require_rows
 
@@ -57,6 +59,12 @@ class Pair:
     own_tokenizer: PreTrainedTokenizerBase | None = None
     """The judge's tokenizer as it came, while another template is in force; None otherwise."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Note what the base holds, so that a run never starts on one that moved since."""
+        module, _ = self._cache.get(_LOADED, (None, None))
+        if module is not self.base:
+            self._cache[_LOADED] = self.base, ModelState.of(self.base)
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +134,12 @@ class Pair:
             return self._cached(f"anatomy/{side}", lambda: Anatomy.of(module, tokenizer=self.tokenizer))
 
     def executor(self, side: Side) -> HooksBackend:
-        """Return the hot-path executor (plain hooks) of one side."""
+        """Return the hot-path executor (plain hooks) of one side.
+
+        Raises:
+            PairMismatch: The base's weights changed, or the adapter was merged or switched off, since loading.
+        """
+        self._require_as_loaded()
         return self._cached(f"executor/{side}", lambda: HooksBackend(self.module(side), self.anatomy(side)))
 
     def bridge(self, side: Side, *, share: bool = True) -> "TransformerBridge":
@@ -172,8 +185,10 @@ class Pair:
             ContextWindowError: A prompt is longer than the context window; nothing is ever truncated.
             ItemError: An item lacks something the format needs.
             FormatError: The verdict labels can't be told apart with this tokenizer, or the pair has none: it scores.
-            PairMismatch: A prompt uses a token that one of the models has no row for.
+            PairMismatch: A prompt uses a token that one of the models has no row for, or the models aren't as they were
+                loaded.
         """
+        self._require_as_loaded()
         require_written(self.head)
         prompts = [
             self.format.render(item, order=order, tokenizer=self.tokenizer) for item in items for order in orders
@@ -226,18 +241,27 @@ class Pair:
         )
 
     def delta(self, *, spectrum: bool = True) -> WeightDelta:
-        """Return how far each tensor moved, and in how many directions; measured once.
+        """Return how far each tensor moved, and in how many directions; measured again only if the judge changed.
 
         Args:
             spectrum: Whether spectral norms and stable ranks are wanted too; norms alone are quicker.
+
+        Raises:
+            PairMismatch: The base's weights changed, or the adapter was merged or switched off, since loading.
         """
-        if spectrum or "delta" in self._cache:
-            return self._cached("delta", lambda: weight_delta(self.base, self.judge))
-        return self._cached("delta/norms", lambda: weight_delta(self.base, self.judge, spectrum=False))
+        now = self._require_as_loaded()
+        key = "delta" if spectrum or self._known("delta", now) else "delta/norms"
+        return self._measured(
+            key, now, lambda: weight_delta(self.base, self.judge, spectrum=spectrum, probe=self.probe)
+        )
 
     def identity(self) -> dict[str, Any]:
-        """Return who this pair is, by content: fingerprints of both models, tokenizer, template and format."""
-        return self._cached("identity", self._identity)
+        """Return who this pair is, by content: fingerprints of both models, tokenizer, template and format.
+
+        Raises:
+            PairMismatch: The base's weights changed, or the adapter was merged or switched off, since loading.
+        """
+        return self._measured("identity", self._require_as_loaded(), self._identity)
 
     def with_judge(self, judge: PreTrainedModel, *, name: str) -> "Pair":
         """Return a pair with another judge of the same shape, for controls; guards are not run again.
@@ -299,6 +323,22 @@ class Pair:
     def _base_cache(self) -> dict[str, Any]:
         return {key: value for key, value in self._cache.items() if key.endswith("/base")}
 
+    def _require_as_loaded(self) -> PairState:
+        """Return what both models hold now, if the base and the adapter's switches are as they were loaded."""
+        now = PairState.of(self.base, self.judge, self.tokenizer)
+        require_switched_on(now.judge.switches)
+        _, loaded = self._cache[_LOADED]
+        loaded.require_unmoved(now.base)
+        return now
+
+    def _measured(self, key: str, now: PairState, make: Callable[[], Any]) -> Any:
+        if not self._known(key, now):
+            self._cache[key] = now, make()
+        return self._cache[key][1]
+
+    def _known(self, key: str, now: PairState) -> bool:
+        return key in self._cache and self._cache[key][0].same(now)
+
     def _cached(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self._cache:
             self._cache[key] = make()
@@ -310,6 +350,10 @@ class Pair:
         kind = f"{self.kind}, {type(self.base).__name__}, {asked}"
         kind += ", base is a PROBE under the judge's head" if self.probe else ""
         return f"Pair({self.name!r}, {kind}, {self.dtype}, {self.device})"
+
+
+_LOADED = "loaded/base"
+"""Key of the base module and its state when it was loaded."""
 
 
 def _same_tree(left: nn.Module, right: nn.Module) -> bool:
