@@ -27,9 +27,9 @@ def margins(result: "MergeEquivalenceResult", *, ax: Axes | None = None) -> Axes
         ax.scatter(own[~flips], other[~flips], s=18, color=plotting.PALETTE[0], label="same verdict")
         if flips.any():
             ax.scatter(own[flips], other[flips], s=32, marker="x", color=plotting.PALETTE[1], label="verdict flips")
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         ax.set_xlabel("margin of the unmerged judge, nats")
         ax.set_ylabel("margin merged, nats")
-        ax.legend(loc="best")
     return ax
 
 
@@ -43,11 +43,10 @@ def changes(result: "MergeEquivalenceResult", *, ax: Axes | None = None) -> Axes
             spread = np.linspace(-0.2, 0.2, len(values))
             colour = plotting.PALETTE[0] if result.forms[k] == MERGED else plotting.CONTROL
             ax.scatter(k + spread, np.maximum(values, floor), s=14, color=colour)
-        ax.axhline(result.tolerance, color=plotting.INK, linewidth=1, linestyle="--", label="tolerance")
+        ax.axhline(result.tolerance, color=plotting.INK, linewidth=1, linestyle="--")
         ax.set_yscale("log")
         ax.set_xticks(range(len(result.forms)), result.forms)
         ax.set_ylabel("change of an item's margin, nats")
-        ax.legend(loc="best")
     return ax
 
 
@@ -68,6 +67,19 @@ def drift_by_layer(result: "MergeEquivalenceResult", *, ax: Axes | None = None) 
     return ax
 
 
+def _still(result: "MergeEquivalenceResult") -> str:
+    return "; those in the bottom row didn't move" if (np.abs(result.change).mean(-1) == 0).any() else ""
+
+
+def _others(result: "MergeEquivalenceResult") -> str:
+    again = "Grey: the unmerged judge asked prompt by prompt instead of in a batch"
+    return (
+        f"{again}."
+        if len(result.forms) == 2
+        else f"{again}, then weights merged in the pair's type and in float32, read in float32."
+    )
+
+
 def _sample(result: "MergeEquivalenceResult") -> str:
     orders = "both orders" if len(result.orders) == 2 else "one order"
     return f"n = {len(result.item_ids)} items in {len(set(result.clusters))} independent groups, {orders}."
@@ -77,16 +89,16 @@ PANELS = (
     Drawing(
         "Verdict margins, merged against unmerged",
         lambda result: (
-            "Each point is a prompt; on the line merging changed nothing, in the upper left and lower right quarter "
-            f"the verdict is another one. {_sample(result)}"
+            "Each point is a prompt. On the diagonal merging changed nothing; where the margins differ in sign, the "
+            f"verdict is another one. {_sample(result)}"
         ),
         figure_of(margins),
     ),
     Drawing(
         "How far margins move",
         lambda result: (
-            "Each point is an item; the grey forms are controls: the unmerged judge in another batch, and float32. "
-            f"The broken line is the tolerance. {_sample(result)}"
+            f"Each point is an item{_still(result)}. {_others(result)} "
+            f"The dashed line is the tolerance of {result.tolerance:g} nats. {_sample(result)}"
         ),
         figure_of(changes),
     ),

@@ -13,7 +13,6 @@ from workbench import plotting
 if TYPE_CHECKING:
     from analyses.template_drift.result import TemplateDriftResult
 
-_NAMES = ("judge's template", "other template", "judge's, one line break more")
 _SIDES: tuple[Side, ...] = ("judge", "base")
 
 
@@ -31,9 +30,9 @@ def margins_by_template(result: "TemplateDriftResult", *, ax: Axes | None = None
             reach = np.array([[m.value - m.low, m.high - m.value] for m in means]).T
             ax.errorbar(x + shift, [m.value for m in means], yerr=np.nan_to_num(reach), color=colour, marker="o",
                         capsize=3, label=side)  # fmt: skip
-        ax.set_xticks(x, _NAMES)
+        ax.set_xticks(x, [name.replace(", ", ",\n") for name in _names(result)])
         ax.set_ylabel(f"nats toward the {'labelled answer' if labelled else 'first slot'}")
-        ax.legend(loc="best")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
 
@@ -59,9 +58,9 @@ def drift_by_item(result: "TemplateDriftResult", *, ax: Axes | None = None) -> A
 def mass_by_template(result: "TemplateDriftResult", *, ax: Axes | None = None) -> Axes:
     """Draw how much probability each model puts on the labels."""
     found = {
-        f"{side}, {name}": contrasts.mass(result, side, template)
+        f"{side} under {name}": contrasts.mass(result, side, template)
         for side in _SIDES
-        for name, template in zip(_NAMES, TEMPLATES, strict=True)
+        for name, template in zip(_names(result), TEMPLATES, strict=True)
     }
     return plotting.bars(
         {name: interval.value for name, interval in found.items()},
@@ -69,6 +68,10 @@ def mass_by_template(result: "TemplateDriftResult", *, ax: Axes | None = None) -
         value_label="probability of all labels together",
         ax=ax,
     )
+
+
+def _names(result: "TemplateDriftResult") -> tuple[str, str, str]:
+    return "the judge's template", result.against, "the judge's, one line break more"
 
 
 def _sample(result: "TemplateDriftResult") -> str:
@@ -79,17 +82,26 @@ def _sample(result: "TemplateDriftResult") -> str:
 PANELS = (
     Drawing(
         "Both models under each template",
-        lambda r: f"Mean verdict margin, 95% over items. Parallel lines: the template moves both alike. {_sample(r)}",
+        lambda r: (
+            "Mean verdict margin with 95% intervals over items. Where the lines run parallel, the template moves both "
+            f"models alike. {_sample(r)}"
+        ),
         figure_of(margins_by_template),
     ),
     Drawing(
         "How far the template changes judge minus base",
-        lambda r: f"One dot per item; grey is what one line break more at the template's end does. {_sample(r)}",
+        lambda r: (
+            "One dot per item, the bar is the mean: judge minus base under the judge's template, less the same under "
+            f"{r.against}. Grey: what one line break more at the template's end does. {_sample(r)}"
+        ),
         figure_of(drift_by_item),
     ),
     Drawing(
-        "In format or not",
-        lambda r: f"Mean probability of the labels, 95% over items; near 0 a model isn't answering. {_sample(r)}",
+        "Do the models answer with a label?",
+        lambda r: (
+            "Mean probability of all labels together with 95% intervals over items; near 0 a model writes something "
+            f"else, and its verdicts say little. {_sample(r)}"
+        ),
         figure_of(mass_by_template),
     ),
 )
