@@ -144,6 +144,8 @@ def test_a_head_that_a_tied_configuration_forgot_is_compared(root, tmp_path):
     judge = with_json(shutil.copytree(root / "judge", tmp_path / "judge"), "config.json", tie_word_embeddings=True)
     pair, checked = load(root / "base", judge), check_files(root / "base", judge)
     assert torch.equal(pair.judge.lm_head.weight, own)
+    rows = [row(report, "output head") for report in (pair.report, checked.report)]
+    assert [(r.status, r.value) for r in rows] == [("ok", "a matrix of its own")] * 2
     assert [(c.name, c.change) for c in checked.delta.changes] == [
         (c.name, pytest.approx(c.change)) for c in pair.delta().changes
     ]

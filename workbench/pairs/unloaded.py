@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.errors import CheckpointError
 from workbench.hooks import HeadKind
 from workbench.pairs import guards
+from workbench.pairs.adapters import head_is_tied
 from workbench.pairs.delta import WeightDelta, weight_delta
+from workbench.pairs.delta.measure import open_store
 from workbench.pairs.embedded import embedded_names, embedded_pair
 from workbench.pairs.loading import checkpoints, heads, hub, stored
 from workbench.pairs.loading.placement import Placement
@@ -146,7 +149,11 @@ def _skeleton(source: Source, kind: HeadKind, place: Placement) -> PreTrainedMod
     config = checkpoints.read_config(source, place)
     choice = {} if place.attention is None else {"attn_implementation": place.attention}
     with checkpoints.explained(source), torch.device("meta"):
-        return heads.loader_of(kind).from_config(config, trust_remote_code=place.trust_remote_code, **choice)
+        built = heads.loader_of(kind).from_config(config, trust_remote_code=place.trust_remote_code, **choice)
+    head = built.get_output_embeddings()
+    if head is not None and head_is_tied(built) and not open_store(source, argument=source.argument).aliases:
+        head.weight = nn.Parameter(head.weight.detach(), requires_grad=False)  # the file keeps its own all the same
+    return built
 
 
 def _tokenizers(
