@@ -1,5 +1,7 @@
 """Path attribution against truths: completeness, places that can't carry anything, brute force, plants and shams."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,8 @@ def test_a_linear_path_has_the_attribution_worked_out_by_hand():
     assert pair.executor("judge") is not pair.executor("base"), "anatomies are learned before the norm goes"
     for module in (pair.judge, pair.base):
         module.transformer.ln_f = torch.nn.Identity()
+    known = {key: value for key, value in pair._cache.items() if key.startswith(("anatomy", "executor"))}
+    pair = dataclasses.replace(pair, _cache=known)  # a pair refuses a base that changed after it was loaded
     batch, ids = pair.encode(ITEMS[:2]).batch(), pair.encode(ITEMS).first_token_ids
     precision = Precision(nodes=1, max_nodes=1, tolerance=1e-5)
     readout = LabelGap(ids.a, ids.b)
