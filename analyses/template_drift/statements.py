@@ -18,10 +18,12 @@ def finding(result: "TemplateDriftResult") -> Finding:
     """Decide whether the template changes what tells judge from base, and say so first.
 
     Something is found in a direction when its Holm-adjusted sign-flip p is below 0.05, its interval excludes 0 and so
-    does that of its difference to white space, and rounding is far below it.
+    does that of its difference to white space, rounding is far below it, and it lies outside where judges moved as
+    far at random would fall: any change of the weights answers to a template.
     """
     effects = result.effects()
     held = [effect for effect in effects if effect.holds]
+    found = [effect for effect in held if effect.chance is None or effect.beyond_chance]
     estimates = (
         *(_effect(effect) for effect in effects),
         *(_random(effect) for effect in effects if effect.chance is not None),
@@ -30,8 +32,8 @@ def finding(result: "TemplateDriftResult") -> Finding:
         *_agreements(result),
         *_masses(result),
     )
-    headline = _found(result, held) if held else _nothing(result, effects)
-    return Finding(headline=headline, found=bool(held), estimates=estimates, limits=_limits(result))
+    headline = _found(result, found) if found else _as_chance(result, held) if held else _nothing(result, effects)
+    return Finding(headline=headline, found=bool(found), estimates=estimates, limits=_limits(result))
 
 
 def _found(result: "TemplateDriftResult", held: list[Effect]) -> str:
@@ -52,11 +54,17 @@ def _found(result: "TemplateDriftResult", held: list[Effect]) -> str:
 
 
 def _beside_chance(effect: Effect) -> str:
-    if effect.chance is None:
-        return ""
-    if effect.beyond_chance:
-        return ", further than in judges moved as far at random"
-    return f"; judges moved as far at random answer to it as much ({effect.chance.value:+.3g} nats on average)"
+    return "" if effect.chance is None else ", further than in judges moved as far at random"
+
+
+def _as_chance(result: "TemplateDriftResult", held: list[Effect]) -> str:
+    size = held[-1]
+    average = "" if size.chance is None else f" ({size.chance.value:+.3g} nats on average)"
+    return (
+        f"Nothing found that training would have to explain: judge minus base changes with the template by "
+        f"{size.drift.value:.3g} nats {size.way}, but judges moved as far at random answer to it as much{average}. "
+        f"{contrasts.flips(result, 'judge').value:.0%} of the judge's verdicts turn all the same."
+    )
 
 
 def _nothing(result: "TemplateDriftResult", effects: tuple[Effect, ...]) -> str:

@@ -36,8 +36,6 @@ def test_a_planted_template_token_is_all_there_is(pair, result):
     assert not (result.judge_margin - result.base_margin)[BASE].any()
     assert (result.judge_margin - result.base_margin)[0].all()
     np.testing.assert_array_equal(result.drift(), (result.judge_margin - result.base_margin)[0])
-    assert result.finding.found
-    assert result.finding.headline.startswith("What tells judge from base hangs on the template")
     size = result.effects()[-1]
     assert size.way == "in size"
     assert size.holds
@@ -234,11 +232,14 @@ def test_random_judges_stand_beside_the_drift_and_say_whether_it_is_more_than_an
     size = result.effects()[-1]
     assert not size.beyond_chance
     assert size.chance.low < size.drift.value < size.chance.high
+    assert not result.finding.found
     assert "judges moved as far at random answer to it as much" in result.finding.headline
     assert any("95% of further ones" in estimate.name for estimate in result.finding.estimates)
     noise = 1e-3 * np.random.default_rng(0).standard_normal((3, *result.base_margin.shape))
     quiet = dataclasses.replace(result, random_margin=result.base_margin + noise)
     assert quiet.effects()[-1].beyond_chance
+    assert quiet.finding.found
+    assert quiet.finding.headline.startswith("What tells judge from base hangs on the template")
     assert "further than in judges moved as far at random" in quiet.finding.headline
     frame = quiet.to_frame()
     assert (frame.model == "random judge - base").sum() == len(quiet.effects())
@@ -256,6 +257,7 @@ def test_a_judge_that_moved_at_random_is_not_beyond_chance(pair):
     sham = pair.with_judge(random_delta_pair(pair, seed=99).judge, name="sham")
     found = run(sham, controls=5)
     assert not any(effect.beyond_chance for effect in found.effects())
+    assert not found.finding.found
     assert "further than" not in found.finding.headline
 
 
