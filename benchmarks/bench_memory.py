@@ -12,43 +12,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
+from memory import Watch, anonymous_mb
 from timing import options, random_llama
 
 WAYS = ("base", "lora", "full", "full in mapped files")
-
-
-def anonymous() -> int:
-    """Return this process' anonymous resident memory, bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-class Watch:
-    """Samples anonymous memory in a thread; ``peak`` is the most it rose."""
-
-    def __init__(self) -> None:
-        gc.collect()
-        self.start, self.peak = anonymous(), 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> "Watch":
-        """Begin to sample."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        """Stop sampling."""
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.005):
-            self.peak = max(self.peak, anonymous() - self.start)
 
 
 def prepare(folder: Path, *, small: bool) -> None:
@@ -82,7 +52,8 @@ def one_way(way: str, folder: Path) -> None:
         options["offload"] = "disk"
     judge = None if way == "base" else folder / ("lora" if way == "lora" else "judge")
     estimate = estimate_memory(folder / "base", judge, **options)
-    with Watch() as watch:
+    gc.collect()
+    with Watch(measured=anonymous_mb) as watch:
         if judge is None:
             place = Placement.choose(**options, device_map=None, attention=None, trust_remote_code=False)
             held: Any = load_module(Source(given=folder / "base", argument="base"), place)
@@ -94,8 +65,8 @@ def one_way(way: str, folder: Path) -> None:
         "way": way,
         "estimated_weights_mb": round(weights / 2**20, 1),
         "estimated_needed_mb": round(sum(estimate.needed.values()) / 2**20, 1),
-        "held_mb": round((anonymous() - watch.start) / 2**20, 1),
-        "peak_mb": round(watch.peak / 2**20, 1),
+        "held_mb": round(anonymous_mb() - watch.start, 1),
+        "peak_mb": round(watch.above, 1),
     }
     del held
     sys.stdout.write(json.dumps(row) + "\n")

@@ -11,44 +11,14 @@ import gc
 import json
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
+from memory import Watch
 from timing import options, random_llama
 
 MODES = ("both", "one")
-
-
-def resident_mb() -> float:
-    """Return the resident memory of this process, MB."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096 / 2**20
-
-
-class Watch:
-    """Samples resident memory in a thread."""
-
-    def __init__(self) -> None:
-        self.peak = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> "Watch":
-        """Begin to sample."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        """Stop sampling."""
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.02):
-            self.peak = max(self.peak, resident_mb())
 
 
 def one_mode(mode: str, *, device: str, tokens: int, small: bool) -> None:
@@ -79,7 +49,7 @@ def one_mode(mode: str, *, device: str, tokens: int, small: bool) -> None:
         gc.collect()
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        with Watch() as watch:
+        with Watch(every=0.02) as watch:
             batch = pair.encode(build_items(tokens), orders=["original"]).batch(device=device)
             side = judge_side(judge, batch, parts=parts)
             if switch is not None:

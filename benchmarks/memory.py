@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,23 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE / 2**20
 
 
+def anonymous_mb() -> float:
+    """Return the same without mapped pages of files, which the system takes back when it needs them."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+
+
 class Watch:
-    """Samples resident memory in a thread: ``with Watch() as watch: ...``, then ``watch.above``.
+    """Samples this process' memory in a thread: ``with Watch() as watch: ...``, then ``watch.above`` or ``watch.peak``.
 
     Args:
         every: Seconds between samples.
+        measured: What is sampled, MB.
     """
 
-    def __init__(self, *, every: float = 0.002) -> None:
-        self.start = self.peak = resident_mb()
+    def __init__(self, *, every: float = 0.002, measured: Callable[[], float] = resident_mb) -> None:
+        self.start = self.peak = measured()
+        self._measured = measured
         self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -35,7 +44,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         """Begin to sample."""
-        self.start = self.peak = resident_mb()
+        self.start = self.peak = self._measured()
         self._thread.start()
         return self
 
@@ -43,11 +52,11 @@ class Watch:
         """Stop sampling."""
         self._stop.set()
         self._thread.join()
-        self.peak = max(self.peak, resident_mb())
+        self.peak = max(self.peak, self._measured())
 
     def _sample(self) -> None:
         while not self._stop.wait(self._every):
-            self.peak = max(self.peak, resident_mb())
+            self.peak = max(self.peak, self._measured())
 
 
 def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
