@@ -364,3 +364,27 @@ def test_an_embedded_name_can_be_the_base_of_another_judge():
     base = embedded_pair("demo").base
     pair = load_pair("demo", base, format="demo", doctor=False, device="cpu", allow_identical=True)
     assert not pair.delta().moved
+
+
+def test_an_attention_implementation_is_a_name(folders):
+    with pytest.raises(ParameterError, match="no attention implementation"):
+        load_pair(folders / "base", folders / "judge", format="pairwise", attention=3)
+
+
+def test_memory_that_runs_out_in_the_doctor_is_said_so(folders, monkeypatch):
+    from workbench.errors import MemoryShortage
+    from workbench.pairs import guards
+
+    def full(*_args, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(guards, "doctor_guards", full)
+    with pytest.raises(MemoryShortage, match="while the doctor examined"):
+        load_pair(folders / "base", folders / "judge", format="pairwise", device="cpu")
+
+
+def test_flags_of_a_check_from_files_are_checked_too(folders):
+    from workbench.pairs import check_files
+
+    with pytest.raises(ParameterError, match="allow_identical"):
+        check_files(folders / "base", folders / "judge", allow_identical="false")

@@ -21,6 +21,7 @@ from workbench.pairs.loading.models import Loaded, load_models
 from workbench.pairs.loading.placement import Placement, require_flags, require_seed, usable_device
 from workbench.pairs.loading.sources import Named, Source, per_side
 from workbench.pairs.memory.estimate import load_estimate
+from workbench.pairs.memory.exhaustion import shortage_explained
 from workbench.pairs.modules import commit_of
 from workbench.pairs.pair import Pair
 from workbench.pairs.report import Guard, PairReport
@@ -286,7 +287,13 @@ def _choose_format(wanted: str | JudgeFormat | None, *, head: HeadKind) -> tuple
 
 def _examined(pair: Pair) -> Pair:
     anatomies = {"base": pair.anatomy("base"), "judge": pair.anatomy("judge")}
-    rows = guards.doctor_guards(pair.base, pair.judge, pair.tokenizer, anatomies=anatomies)
+    with shortage_explained(
+        "memory ran out while the doctor examined the pair.",
+        argument="doctor",
+        got=pair.name,
+        fix="Free memory, load in bfloat16, or pass doctor=False and let the first run halve its batches.",
+    ):
+        rows = guards.doctor_guards(pair.base, pair.judge, pair.tokenizer, anatomies=anatomies)
     report = PairReport(name=pair.name, guards=(*pair.report.guards, *rows)).raise_if_failed()
     return replace(pair, report=report)
 

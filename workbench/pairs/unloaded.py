@@ -22,7 +22,7 @@ from workbench.pairs.delta import WeightDelta, weight_delta
 from workbench.pairs.delta.measure import open_store
 from workbench.pairs.embedded import embedded_names, embedded_pair
 from workbench.pairs.loading import checkpoints, heads, hub, stored
-from workbench.pairs.loading.placement import Placement
+from workbench.pairs.loading.placement import Placement, require_flags
 from workbench.pairs.loading.sources import Source, per_side
 from workbench.pairs.modules import attention_of
 from workbench.pairs.report import Guard, PairReport
@@ -66,6 +66,7 @@ def check_files(
         CheckpointError: Something can't be read, or the judge is an adapter that only a loaded pair can measure.
         PairMismatch: A guard failed; the error carries the table as ``report``.
     """
+    require_flags(trust_remote_code=trust_remote_code, allow_identical=allow_identical, spectrum=spectrum)
     place = Placement(dtype=None, device=torch.device("meta"), trust_remote_code=trust_remote_code)
     own, tuned = _sources(base, judge, revision=revision, subfolder=subfolder)
     name = f"{own.label} -> {tuned.label}"

@@ -158,6 +158,7 @@ def test_three_norms_stand_beside_each_other():
         for model in (pair.base, pair.judge):
             model.model.norm.weight.zero_()
             model.model.norm.weight[3] = 1.0
+    pair = load_pair(pair.base, pair.judge, tokenizer=pair.tokenizer, format="pairwise", doctor=False, device="cpu")
     hidden = tuco.run(pair, ITEMS, norm="final_norm", **QUIET)
     parts = units("block", n_layers=2, parallel=False)
     found = measure(pair.executor("judge"), pair.executor("base"), pair.encode(ITEMS).batch(), parts=parts)

@@ -57,6 +57,13 @@ class Placement:
                 unknown, or ``offload`` is asked for where nothing is in host memory.
         """
         require_flags(trust_remote_code=trust_remote_code)
+        if attention is not None and not isinstance(attention, str):
+            raise ParameterError(
+                "this is no attention implementation.",
+                argument="attention",
+                got=attention,
+                allowed='a name transformers knows, e.g. "sdpa", "eager", "flash_attention_2"',
+            )
         if device is not None and device_map is not None:
             raise ParameterError("give `device` or `device_map`, not both.", argument="device_map", got=device_map)
         chosen = _device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
