@@ -4,6 +4,7 @@ The names below are the public front door. They are loaded on first use, because
 open without loading torch: ``from workbench import Report`` costs what ``Report`` needs and nothing more.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from workbench.pairs import Pair, estimate_memory, load_pair, which_base
     from workbench.reports import Report, run_notebook
     from workbench.widgets import Selection, explore, show
+
+# Where it is installed, bitsandbytes recommends a package on every import, which peft triggers: a red box in notebooks
+# that quantise nothing. What else it has to say is heard.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "kernels-community" not in record.getMessage()
+)
 
 _HOMES = {
     "Pair": "workbench.pairs",

@@ -1,7 +1,6 @@
 """The commands: each one a call that Python has too."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -216,8 +215,6 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # OpenMP threads spin while they wait by default: beside another busy process small models ran 18 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Wherever it is installed, bitsandbytes recommends a kernel package on import, whatever the command does.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except WorkbenchError as err:

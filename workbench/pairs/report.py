@@ -98,8 +98,8 @@ class PairReport:
         heading = html.Markup("<p><strong>{}</strong> ({})</p>").format(
             html.escape(f"{self.name}: base and judge {verdict}"), html.escape(self.counts)
         )
-        folded = html.Markup("<details{}><summary>{} checks are ok</summary>{}</details>").format(
-            html.Markup("" if loud else " open"), len(quiet), _table(quiet)
+        folded = html.Markup("<details><summary>{} checks are ok: show them</summary>{}</details>").format(
+            len(quiet), _table(quiet)
         )
         return html.Markup().join([heading, _table(loud) if loud else html.Markup(), folded])
 
