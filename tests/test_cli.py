@@ -283,6 +283,15 @@ def test_every_analysis_runs_from_a_shell(folders, tmp_path, analysis):
     ran_from_a_shell(analysis, folders, tmp_path, "judge", "-f", "pairwise", "-p", "controls=0", *more)
 
 
+def test_behavior_runs_from_a_shell(folders, tmp_path):
+    ran_from_a_shell("behavior", folders, tmp_path, "judge", "-f", "pairwise", "-p", "controls=0")
+
+
+def test_a_choice_python_also_takes_by_position_is_a_choice(folders, tmp_path):
+    named = "names=['bandwagon','position']"
+    ran_from_a_shell("behavior.probes", folders, tmp_path, "judge", "-f", "pairwise", "-p", named, "-p", "controls=0")
+
+
 def test_a_merge_is_compared_from_a_shell(folders, tmp_path):
     from tests.pairs.test_delta import lora_folder
 

@@ -63,7 +63,8 @@ def choices(analyse: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]
     Raises:
         ParameterError: The analysis has no such parameter.
     """
-    known = [name for name in _keywords(analyse) if name != "seed"]
+    # What comes after the pair and the items, whether or not Python also takes it by position.
+    known = [name for name in list(inspect.signature(analyse).parameters)[2:] if name != "seed"]
     parsed = {}
     for entry in given:
         name, sign, text = entry.partition("=")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from analyses.behavior.probes.perturbing import perturbed, right, shift
+from analyses.behavior.probes.perturbing import perturbed, placebo_share, right, shift
 from analyses.behavior.probes.plans import CLEAN, PLACEBO, Ask, Plan, Probe, Rate, Read, Score, nothing_left
 from workbench.errors import ParameterError
 from workbench.judges import JudgeItem
@@ -156,7 +156,7 @@ def _lengthened(ask: Ask) -> Plan:
 
 
 def _per_doubling(plan: Plan, read: Read) -> Score:
-    moved = shift(plan, read, keeps_label=True, share=0.5)
+    moved = shift(plan, read, keeps_label=True, share=placebo_share(get_perturbation("verbosity")))
     weight = np.broadcast_to(plan.extra["doublings"], moved.effect.shape).copy()
     return moved._replace(weight=weight, unit=f"{read.unit} per doubling")
 

@@ -22,9 +22,6 @@ from analyses.behavior.probes.plans import (
 )
 from workbench.judges.perturb import Perturbation
 
-BOTH_CHANGED = ("verbosity", "verbosity-filler", "verbosity-truncated")
-"""Perturbations of one answer whose placebo does the same to both: it holds the change twice, on either side."""
-
 _HALVED = (
     " The placebo changes both answers. A change that only blurs a verdict blurs it twice there, so that half of its "
     "shift is taken off."
@@ -40,21 +37,25 @@ def probe_of(perturbation: Perturbation) -> Probe:
     Args:
         perturbation: A shipped one, or one of your own.
     """
-    twice = perturbation.name in BOTH_CHANGED
     scores: dict[str, Callable[[Plan, Read], Score]] = {
-        "answer": partial(shift, keeps_label=perturbation.keeps_label, share=0.5 if twice else 1.0),
+        "answer": partial(shift, keeps_label=perturbation.keeps_label, share=placebo_share(perturbation)),
         "first slot": slot_shift,
         "none": size_of_shift,
     }
     return Probe(
         name=perturbation.name,
         title=perturbation.title,
-        description=perturbation.description + _HALVED * twice,
+        description=perturbation.description + _HALVED * perturbation.placebo_in_both,
         prepare=partial(perturbed, perturbation),
         score=scores[perturbation.target],
         target=perturbation.target,
         expected=perturbation.expected,
     )
+
+
+def placebo_share(perturbation: Perturbation) -> float:
+    """Return how much of the placebo's shift compares with the perturbation's."""
+    return 0.5 if perturbation.placebo_in_both else 1.0
 
 
 def perturbed(perturbation: Perturbation, ask: Ask) -> Plan:

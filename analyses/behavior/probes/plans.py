@@ -6,7 +6,7 @@ conditions into an effect per model and item, toward the biased side, beside the
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -178,9 +178,3 @@ def nothing_left(name: str, reasons: Sequence[str]) -> ParameterError:
         got="; ".join(reasons) or "no items",
         fix="Choose items that have what the probe needs, or another probe.",
     )
-
-
-def meta_texts(item: JudgeItem, key: str) -> tuple[str, ...]:
-    """Return a list of texts from an item's meta; empty where it has none."""
-    found: Any = item.meta.get(key, ())
-    return tuple(text for text in found if isinstance(text, str)) if isinstance(found, list | tuple) else ()

@@ -193,7 +193,7 @@ def probe_all(
     meta = run_meta(
         pair,
         items,
-        analysis="behavior.probe_all",
+        analysis="behavior.probes",
         parameters={**choices.to_json(), "names": [one.name for one in probes], "correction": correction},
         seed=seed,
         wall_time_s=time.perf_counter() - started,

@@ -53,6 +53,7 @@ def perturbation(
     keeps_label: bool = True,
     expected: Literal["still", "moves"] = "still",
     unmatched: str | None = None,
+    placebo_in_both: bool = False,
 ) -> Perturbation:
     """Return a perturbation that makes one change to every item it fits.
 
@@ -66,6 +67,7 @@ def perturbation(
         keeps_label: Whether the better answer stays the better one.
         expected: What a good judge does.
         unmatched: What the placebo's length is compared with, where that isn't the perturbed item.
+        placebo_in_both: Whether the placebo makes the change in both answers.
     """
 
     def apply(items: Sequence[JudgeItem], seed: int, tokenizer: Tokenizer | None) -> PerturbedItems:
@@ -100,6 +102,7 @@ def perturbation(
         target=target,
         keeps_label=keeps_label,
         expected=expected,
+        placebo_in_both=placebo_in_both,
     )
 
 

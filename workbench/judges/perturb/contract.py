@@ -72,3 +72,6 @@ class Perturbation:
     """Whether the better answer stays the better one; False where the perturbation makes an answer wrong on purpose."""
     expected: Literal["still", "moves"] = "still"
     """What a good judge does: stay where it was (most probes), or move toward the target (injected errors)."""
+    placebo_in_both: bool = False
+    """Whether the placebo makes the change in both answers, so that it holds it twice: a verdict that only blurs blurs
+    twice there, and half of the placebo's shift is what compares."""

@@ -29,6 +29,7 @@ def from_items(
     description: str = "Perturbed items given by the user.",
     keeps_label: bool = True,
     expected: Literal["still", "moves"] = "still",
+    placebo_in_both: bool = False,
 ) -> Perturbation:
     """Return a perturbation made of items perturbed elsewhere.
 
@@ -43,6 +44,7 @@ def from_items(
         description: What was changed, and by whom.
         keeps_label: Whether the better answer stays the better one; labels then have to agree.
         expected: What a good judge does.
+        placebo_in_both: Whether the placebo makes the change in both answers; half of its shift is then taken off.
 
     Returns:
         The perturbation. Items whose placebo is their perturbation are left out and counted. Its ``apply`` raises
@@ -86,6 +88,7 @@ def from_items(
         target=target,
         keeps_label=keeps_label,
         expected=expected,
+        placebo_in_both=placebo_in_both,
     )
 
 

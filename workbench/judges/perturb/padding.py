@@ -49,6 +49,7 @@ def restated() -> Perturbation:
         "(verbosity: CALM, arXiv 2410.02736, no. 2; padding at fixed content).",
         placebo="both answers padded in this way and by as much, so that the difference in length stays",
         unmatched=_PADDED,
+        placebo_in_both=True,
     )
 
 
@@ -73,6 +74,7 @@ def filled() -> Perturbation:
         "(verbosity: CALM, arXiv 2410.02736, no. 2).",
         placebo="both answers padded with the same sentences, so that the difference in length stays",
         unmatched=_PADDED,
+        placebo_in_both=True,
     )
 
 
@@ -108,6 +110,7 @@ def truncated() -> Perturbation:
         placebo="both answers cut by as much, so that the difference in length stays",
         keeps_label=False,
         unmatched="the cut of the other answer",
+        placebo_in_both=True,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from workbench.errors import first_line
 from workbench.hooks import CachedRows, TokenTree
 from workbench.hooks.executor import entered
 from workbench.hooks.observe import forward_accepts, input_device, mask_overflows
@@ -126,7 +127,7 @@ def _probed(module: nn.Module, *, tree: bool) -> str | None:
     except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, RuntimeError) as err:
         if memory_ran_out(err):
             raise
-        return f"continuing a cached row fails ({type(err).__name__}: {str(err).splitlines()[0][:120]})"
+        return f"continuing a cached row fails ({type(err).__name__}: {first_line(err)[:120]})"
     rounding = 1e-3 if torch.finfo(truth.dtype).eps < 1e-5 else 0.1
     gap, scale = float((found - truth).abs().max()), float(truth.abs().max())
     if gap <= rounding * scale:
