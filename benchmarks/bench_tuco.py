@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from timing import interleaved, options, print_lines, random_llama
 
+from analyses.readout import LabelGap
 from analyses.tuco.cuts import units
 from analyses.tuco.evaluation import PLAIN, Evaluation
 from analyses.tuco.gauge import Gauge
 from analyses.tuco.prompts import Choices, measure_prompts
-from analyses.tuco.readout import LabelGap
 from analyses.tuco.tokens.double_pass import measure_tokens
 from workbench.judges import JudgeItem
 from workbench.pairs import Pair, gated_stream, load_pair, scaled_logits

@@ -1,10 +1,10 @@
 """TuCo: how much of each judgement fine-tuning contributed, where, and in which direction (Nuti et al. 2025)."""
 
+from analyses.readout import ExpectedScore, LabelGap, ScalarHead
 from analyses.tuco.attacks import AttackResult, compare_attacks
 from analyses.tuco.heads import HeadsResult, split_heads
 from analyses.tuco.levels import LevelsResult, StagesResult, compare_levels, compare_stages
 from analyses.tuco.paths import PathsResult, attribute_paths
-from analyses.tuco.readout import ExpectedScore, LabelGap, ScalarHead
 from analyses.tuco.result import TucoResult
 from analyses.tuco.runner import run
 from analyses.tuco.scaling import ScalingResult, by_layer, by_span, scale

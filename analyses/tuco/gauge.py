@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.tuco.readout import NormProbe
+from analyses.readout import NormProbe
 from analyses.tuco.shares import NORMS, Norm
 from workbench.errors import ParameterError
 from workbench.hooks import HooksBackend, running_device

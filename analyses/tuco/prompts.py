@@ -9,6 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from analyses.readout import (
+    FrozenReadout,
+    Readout,
+    frozen_readout,
+    read,
+)
 from analyses.tuco import shares
 from analyses.tuco.clamp import (
     Contributions,
@@ -24,12 +30,6 @@ from analyses.tuco.clamp import (
 from analyses.tuco.cuts import Unit
 from analyses.tuco.evaluation import PLAIN, Evaluation
 from analyses.tuco.gauge import Gauge
-from analyses.tuco.readout import (
-    FrozenReadout,
-    Readout,
-    frozen_readout,
-    read,
-)
 from analyses.tuco.shares import NORMS, Norm
 from workbench.hooks import Component, HooksBackend, Patch, Site
 from workbench.tokens import TokenBatch

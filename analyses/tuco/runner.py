@@ -35,6 +35,7 @@ from analyses.looping import (
     progress_bar,
     random_judges,
 )
+from analyses.readout import LabelGap, Readout
 from analyses.tuco.checks import check_null, settle
 from analyses.tuco.clamp import measure
 from analyses.tuco.cuts import Granularity, Unit, units
@@ -47,7 +48,6 @@ from analyses.tuco.prompts import (
     patched_gap,
     share_quantities,
 )
-from analyses.tuco.readout import LabelGap, Readout
 from analyses.tuco.result import TucoResult, empty_arrays
 from analyses.tuco.shares import NORMS, Norm
 from analyses.tuco.turns import Turns, taking_turns

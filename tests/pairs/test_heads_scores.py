@@ -6,10 +6,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
+from analyses.readout import ScalarHead
 from analyses.tuco.cuts import units
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.prompts import Choices, measure_prompts
-from analyses.tuco.readout import ScalarHead
 from tests.pairs.head_pairs import LABELS, TEXTS, random_headed, saved, write_folders
 from tests.tiny_models import LAYERS, tiny_classifier, tiny_tokenizer
 from workbench.errors import ContextWindowError, FormatError, ItemError, ParameterError

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.readout import Readout, read
 from analyses.tuco.clamp import Contributions, last_column, to_numpy
 from analyses.tuco.cuts import Unit
 from analyses.tuco.prompts import readout_modules
-from analyses.tuco.readout import Readout, read
 from workbench.hooks import Component, Custom, Edit, HooksBackend, Patch, Site, Steer
 from workbench.tokens import TokenBatch
 

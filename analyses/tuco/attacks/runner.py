@@ -30,6 +30,7 @@ from analyses.looping import (
     progress_bar,
     random_judges,
 )
+from analyses.readout import LabelGap
 from analyses.tuco import shares
 from analyses.tuco.attacks.contrasts import VARIANTS, Variant
 from analyses.tuco.attacks.patching import CONTROLS, AttackedRun, null_error, patched_gaps
@@ -40,7 +41,6 @@ from analyses.tuco.clamp import Contributions, measure
 from analyses.tuco.cuts import Granularity, units
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.prompts import Choices, Measured, Row, measure_prompts, noise_share
-from analyses.tuco.readout import LabelGap
 from analyses.tuco.shares import Norm
 from workbench.hooks import HooksBackend
 from workbench.judges import ORDERS, JudgeItem, Order

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analyses.tuco.readout import FrozenReadout, frozen_readout
+from analyses.readout import FrozenReadout, frozen_readout
 from workbench.errors import ParameterError
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.hooks.executor import entered

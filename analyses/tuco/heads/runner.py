@@ -25,13 +25,13 @@ import numpy as np
 from analyses.cells import cell_intervals, family_p
 from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
 from analyses.metrics import FEWEST_DRAWS, further_draw
+from analyses.readout import LabelGap, Readout
 from analyses.tuco.checks import check_null
 from analyses.tuco.clamp import to_numpy
 from analyses.tuco.heads.naming import name_strongest, sum_neurons, try_named
 from analyses.tuco.heads.result import HeadsResult
 from analyses.tuco.heads.split import PARTS, HeadSplit, rounding_push
 from analyses.tuco.heads.work import HeadWork
-from analyses.tuco.readout import LabelGap, Readout
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, run_meta
 

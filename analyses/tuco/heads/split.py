@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from analyses.readout import FrozenReadout, Readout, frozen_readout
 from analyses.tuco.heads.glimpse import Glimpse, look, record_judge
 from analyses.tuco.heads.projections import Projection, Slope
-from analyses.tuco.readout import FrozenReadout, Readout, frozen_readout
 from workbench.errors import ParameterError
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.tokens import TokenBatch

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.looping import FEWEST_TO_CONFIRM, Prompts
+from analyses.readout import LabelGap, Readout
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.heads.glimpse import Glimpse
 from analyses.tuco.heads.split import HeadSplit, split_batch
-from analyses.tuco.readout import LabelGap, Readout
 from analyses.tuco.views import oriented, views_of
 from workbench.hooks import Component, HooksBackend, Site
 from workbench.tokens import TokenBatch

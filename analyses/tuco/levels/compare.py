@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 
 from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
+from analyses.readout import LabelGap
 from analyses.tuco.checks import check_null, settle
 from analyses.tuco.cuts import Granularity, units
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.levels.result import ITSELF, OTHER, PAIR, RANDOM, LevelsResult
 from analyses.tuco.prompts import Choices, measure_prompts
-from analyses.tuco.readout import LabelGap
 from analyses.tuco.shares import Norm
 from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import HooksBackend

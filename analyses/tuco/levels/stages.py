@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
+from analyses.readout import FrozenReadout, LabelGap, frozen_readout
 from analyses.tuco import shares
 from analyses.tuco.checks import settle
 from analyses.tuco.clamp import JudgeSide, contributions, judge_side, to_numpy
@@ -33,7 +34,6 @@ from analyses.tuco.cuts import Granularity, Unit, units
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.levels.stages_result import StagesResult
 from analyses.tuco.prompts import as_logits_see, readout_modules
-from analyses.tuco.readout import FrozenReadout, LabelGap, frozen_readout
 from analyses.tuco.shares import Norm
 from workbench.errors import PairMismatch, ParameterError
 from workbench.hooks import HooksBackend

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from analyses.readout import Readout, read
 from analyses.tuco.clamp import to_numpy
 from analyses.tuco.paths.quadrature import position, rule
 from analyses.tuco.prompts import readout_modules
-from analyses.tuco.readout import Readout, read
 from workbench.pairs import Pair, Scaling, Side, gated_stream, scaled_stream
 from workbench.tokens import TokenBatch
 

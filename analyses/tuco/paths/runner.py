@@ -26,10 +26,10 @@ from typing import Any, Literal
 import numpy as np
 
 from analyses.looping import Prompts, check_least, controlled_items, interruptible, progress_bar, random_judges
+from analyses.readout import LabelGap, Readout
 from analyses.tuco.paths.measure import Attribution, Cut, Ends, Precision, read_under
 from analyses.tuco.paths.result import PathsResult
 from analyses.tuco.paths.work import PathWork
-from analyses.tuco.readout import LabelGap, Readout
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.judges import ORDERS, JudgeItem, Order
 from workbench.pairs import Pair, Scaling, identical_pair, run_meta
@@ -62,7 +62,7 @@ def attribute_paths(
         pair: Base and judge.
         items: What to judge; each is shown in every order of ``orders``.
         readout: What is read at the last token: the verdict logit gap (needs labels that differ in their first token),
-            or a rating or a head of its own (:mod:`analyses.tuco.readout`).
+            or a rating or a head of its own (:mod:`analyses.readout`).
         granularity: ``"block"`` as in the paper, or ``"sublayer"`` for attention and MLP apart.
         nodes: Intervals of the first quadrature rule; each of its points is a forward and a backward of both models.
         tolerance: Completeness error at which a prompt is done; until then its rule is doubled.

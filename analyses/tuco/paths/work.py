@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analyses.looping import FEWEST_TO_CONFIRM, Prompts
+from analyses.readout import LabelGap, Readout
 from analyses.tuco.cuts import Unit, units
 from analyses.tuco.paths.measure import Attribution, Cut, Ends, Precision, attribute, measure_ends
 from analyses.tuco.paths.result import PathsResult
-from analyses.tuco.readout import LabelGap, Readout
 from analyses.tuco.views import views_of
 from workbench.pairs import Pair, Scaling
 

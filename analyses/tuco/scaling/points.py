@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.readout import LabelGap, read
 from analyses.tuco.clamp import last_column, to_numpy
 from analyses.tuco.prompts import readout_modules
-from analyses.tuco.readout import LabelGap, read
 from workbench.errors import ExecutorDisagreement
 from workbench.hooks import Component, HooksBackend, Site, float32_blocks, weight_sharing_shadow
 from workbench.pairs import Pair, Scaling, Side, identical_pair, scaled_logits

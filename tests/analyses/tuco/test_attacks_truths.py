@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from analyses import tuco
+from analyses.readout import LabelGap, read
 from analyses.tuco.attacks import VARIANTS, compare_attacks
 from analyses.tuco.attacks.patching import AttackedRun, null_error, patched_gaps
 from analyses.tuco.attacks.sharing import BEFORE, shared, span_means, span_names, token_shares
 from analyses.tuco.clamp import measure, to_numpy
 from analyses.tuco.cuts import units
 from analyses.tuco.prompts import as_logits_see
-from analyses.tuco.readout import LabelGap, read
 from analyses.tuco.shares import share, vector_norm
 from workbench.hooks import Component, Patch, Site
 from workbench.judges import JudgeItem, attack_variants

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from analyses import tuco
+from analyses.readout import ExpectedScore, LabelGap, ScalarHead, frozen_readout, read
 from analyses.tuco.clamp import measure, shortcut_error
 from analyses.tuco.cuts import units
 from analyses.tuco.evaluation import PLAIN, Evaluation, shortcut_applies
-from analyses.tuco.readout import ExpectedScore, LabelGap, ScalarHead, frozen_readout, read
 from tests.tiny_models import ARCHITECTURES, random_batch, saved_and_loaded, tiny_tokenizer
 from workbench.errors import ParameterError
 from workbench.hooks import Anatomy, HooksBackend

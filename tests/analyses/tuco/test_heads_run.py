@@ -6,10 +6,10 @@ import torch
 
 from analyses import looping
 from analyses.looping import Prompts
+from analyses.readout import ExpectedScore
 from analyses.tuco import heads
 from analyses.tuco.evaluation import Evaluation
 from analyses.tuco.heads import HeadsResult, naming, runner, split_heads
-from analyses.tuco.readout import ExpectedScore
 from workbench import html
 from workbench.errors import ExecutorDisagreement, ItemError, ParameterError
 from workbench.hooks import Component, HooksBackend, Site

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
+from analyses.readout import LabelGap, frozen_readout
 from analyses.tuco.clamp import measure
 from analyses.tuco.cuts import units
 from analyses.tuco.evaluation import computes_in_half
 from analyses.tuco.heads.glimpse import look, record_judge
 from analyses.tuco.heads.projections import Projection
 from analyses.tuco.heads.split import PARTS, _Layers, _shapley, rounding_push, split_batch
-from analyses.tuco.readout import LabelGap, frozen_readout
 from tests.tiny_models import ARCHITECTURES, BUILDERS, HEADS, KV_HEADS, LAYERS, random_batch, tiny_model
 from workbench.errors import ParameterError, UnknownSite
 from workbench.hooks import Anatomy, Component, HooksBackend, Site

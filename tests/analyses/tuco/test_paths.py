@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from analyses.readout import ExpectedScore, LabelGap
 from analyses.tuco.paths import PathsResult, attribute_paths, measure
 from analyses.tuco.paths.measure import Precision, attribute, measure_ends, read_under
 from analyses.tuco.paths.quadrature import position, rule
-from analyses.tuco.readout import ExpectedScore, LabelGap
 from workbench.errors import ExecutorDisagreement, ParameterError
 from workbench.hooks import Component
 from workbench.judges import JudgeItem, load_items
