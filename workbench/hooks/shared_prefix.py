@@ -54,10 +54,14 @@ def shared_prefix_run(
     head = TokenBatch(
         ids=batch.ids[::group, :columns], mask=batch.mask[::group, :columns], prompt_ids=batch.prompt_ids[::group]
     )
-    early = executor.run_cached(head, capture=capture, forward=_inputs(batch, slice(0, columns), group, cache))
+    early = executor.run_cached(
+        head, capture=capture, forward=_inputs(batch, slice(0, columns), group, cache)
+    ).activations
     cache.batch_repeat_interleave(group)
     rest = TokenBatch(ids=batch.ids[:, columns:], mask=batch.mask[:, columns:], prompt_ids=batch.prompt_ids)
-    late = executor.run_cached(rest, capture=capture, forward=_inputs(batch, slice(columns, None), 1, cache))
+    late = executor.run_cached(
+        rest, capture=capture, forward=_inputs(batch, slice(columns, None), 1, cache)
+    ).activations
     return {site: torch.cat([early[site].repeat_interleave(group, 0), late[site]], dim=1) for site in capture}
 
 

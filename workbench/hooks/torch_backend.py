@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.hooks.activations import Activations
 from workbench.hooks.anatomy import Anatomy
 from workbench.hooks.edits import Edit
 from workbench.hooks.executor import (
@@ -183,23 +182,34 @@ class HooksBackend:
         steps.prompt.finish(steps.record)
         return out
 
-    def run_cached(self, batch: TokenBatch, *, capture: Sequence[Site], forward: Mapping[str, Any]) -> Activations:
-        """Run columns that continue, or fill, a cache of keys and values, and capture sites at all of them.
+    def run_cached(
+        self,
+        batch: TokenBatch,
+        *,
+        capture: Sequence[Site],
+        forward: Mapping[str, Any],
+        positions: Int[Tensor, "prompt k"] | None = None,
+        logits: LogitsKept = "none",
+    ) -> Run:
+        """Run columns that continue, or fill, a cache of keys and values, and capture sites.
 
-        Blocks behind the last captured site don't run and leave their part of the cache as it is.
+        Without logits, blocks behind the last captured site don't run and leave their part of the cache as it is.
 
         Args:
             batch: The columns to run.
             capture: Sites to read.
             forward: Keywords of the model's forward that know the columns before: mask, position ids, cache.
+            positions: Columns captures keep; all of them by default.
+            logits: See :meth:`run`.
 
         Raises:
             UnknownSite: See :meth:`run`.
+            ParameterError: See :meth:`run`.
         """
-        program = prepare(self.anatomy, batch, capture=capture)
+        program = prepare(self.anatomy, batch, capture=capture, positions=positions)
         with entered(self.module, around=self.around):
-            stop = last_stop(program, logits="none", stop_after=None)
-            return self._execute(program, batch, logits="none", stop=stop, forward=forward).activations
+            stop = last_stop(program, logits=logits, stop_after=None)
+            return self._execute(program, batch, logits=logits, stop=stop, forward=forward)
 
     def _execute(
         self,
@@ -232,7 +242,7 @@ class HooksBackend:
         try:
             for site in points:
                 port = self.anatomy.ports[site]
-                handles.append(_attach(self.module.get_submodule(port.path), port, _action(act, site, port, stop=stop)))
+                handles.append(attach(self.module.get_submodule(port.path), port, _action(act, site, port, stop=stop)))
             yield
         finally:
             for handle in handles:
@@ -245,7 +255,7 @@ class HooksBackend:
             yield
             return
         port = Port(path=self.anatomy.unembed, side="in", feature=(self.anatomy.d_model,))
-        handle = _attach(self.module.get_submodule(port.path), port, lambda hidden: hidden[:, -1:])
+        handle = attach(self.module.get_submodule(port.path), port, lambda hidden: hidden[:, -1:])
         try:
             yield
         finally:
@@ -254,8 +264,7 @@ class HooksBackend:
     @contextmanager
     def _skipping(self, layer: int) -> Iterator[None]:
         blocks = list(self.module.get_submodule(self.anatomy.blocks_path).children())[:layer]
-        stand_in = _pass_tuple if self.anatomy.tuple_blocks else _pass
-        with forwards_replaced(blocks, stand_in):
+        with forwards_replaced(blocks, passing(self.anatomy)):
             yield
 
 
@@ -293,6 +302,11 @@ def _restore_forward(module: nn.Module, own: Callable[..., Any] | None) -> None:
         module.__dict__["forward"] = own
 
 
+def passing(anatomy: Anatomy) -> Callable[..., Any]:
+    """Return what stands in for a block's forward that hands the stream on."""
+    return _pass_tuple if anatomy.tuple_blocks else _pass
+
+
 def _pass(hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
     return hidden_states
 
@@ -311,7 +325,15 @@ def _action(act: Callable[[Site, Tensor], Tensor | None], site: Site, port: Port
     return action
 
 
-def _attach(module: nn.Module, port: Port, action: Action) -> torch.utils.hooks.RemovableHandle:
+def attach(module: nn.Module, port: Port, action: Action) -> torch.utils.hooks.RemovableHandle:
+    """Call ``action`` with the tensor at one end of a module; what it returns takes that tensor's place.
+
+    Args:
+        module: The module of the port.
+        port: Which end of it.
+        action: Gets the whole tensor, not the port's view of it; None leaves it.
+    """
+
     def leaving(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         new = action(first(output))
         return None if new is None else put_first(output, new)
