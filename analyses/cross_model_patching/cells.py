@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -68,13 +69,13 @@ def grid(
     depths = range(anatomy.n_layers) if layers is None else sorted(set(layers))
     cells: list[Cell] = []
     for component in (Component(name) for name in sites):
-        places: list[dict[str, object]] = [{"span": span} for span in spans]
+        places: list[dict[str, Any]] = [{"span": span} for span in spans]
         count = last_k_heads if component.per_head else last_k
         places += [{"position": -k} for k in range(count, 0, -1)]
         for layer in depths:
             anatomy.check(Site(component, layer))
             heads = range(anatomy.heads(component)) if component.per_head else (None,)
-            cells += [Cell(component=component, layer=layer, head=h, **place) for h in heads for place in places]  # type: ignore[arg-type]
+            cells += [Cell(component=component, layer=layer, head=h, **place) for h in heads for place in places]
     if not cells:
         raise ParameterError(
             "there is nothing to patch.", argument="last_k", got=(last_k, last_k_heads), allowed="positions or spans"
