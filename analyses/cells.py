@@ -55,6 +55,45 @@ def cell_intervals(
     return CellIntervals(value.reshape(cells), low.reshape(cells), high.reshape(cells), n)
 
 
+def cell_ratios(
+    numerator: Float[np.ndarray, "item *cell"],
+    denominator: Float[np.ndarray, " item"],
+    *,
+    clusters: Sequence[str],
+    seed: int,
+    level: float = 0.95,
+) -> CellIntervals:
+    """Return the ratio of two means for every cell (never the mean of ratios); all cells see the same resamples.
+
+    Args:
+        numerator: One value per item and cell; items with a NaN in any cell, or in ``denominator``, are left out.
+        denominator: One value per item.
+        clusters: What each item is independent by.
+        seed: Seed of the resampling.
+        level: Coverage of each interval.
+    """
+    cells = numerator.shape[1:]
+    both = np.concatenate(
+        [np.asarray(denominator, dtype=float)[:, None], numerator.reshape(len(numerator), -1)], axis=1
+    )
+    sums, counts = _cluster_sums(both, clusters)
+    n, whole = len(counts), sums.sum(0)
+    value = np.full(whole.size - 1, np.nan)
+    if n == 0 or whole[0] == 0:
+        return CellIntervals(value.reshape(cells), value.reshape(cells).copy(), value.reshape(cells).copy(), n)
+    value = whole[1:] / whole[0]
+    low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+    if n > 1:
+        drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+        bottom = (drawn @ sums[:, 0])[:, None]
+        bottom[bottom == 0] = np.nan
+        for start in range(0, len(value), _CELLS_AT_ONCE):
+            part = slice(start, start + _CELLS_AT_ONCE)
+            ratios = (drawn @ sums[:, 1:][:, part]) / bottom
+            low[part], high[part] = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return CellIntervals(value.reshape(cells), low.reshape(cells), high.reshape(cells), n)
+
+
 def family_p(
     values: Float[np.ndarray, "item *cell"], *, clusters: Sequence[str], seed: int
 ) -> Float[np.ndarray, "*cell"]:

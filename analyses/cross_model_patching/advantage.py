@@ -14,7 +14,7 @@ from jaxtyping import Float
 from analyses.cross_model_patching.sweeping import as_numpy
 from analyses.cross_model_patching.verdicts import VerdictIds
 from analyses.looping import Prompts, controlled_items, random_judges
-from analyses.metrics import LEVEL, Chance, Interval, against_draws, mean_interval
+from analyses.metrics import FEWEST_DRAWS, LEVEL, Chance, Interval, against_draws, further_draw, mean_interval
 from workbench.hooks import HooksBackend
 
 LEAST_GAP = 0.05
@@ -119,3 +119,28 @@ def toward_label_means(
     """Return each draw's mean toward the label, over the items it was measured on."""
     oriented = gaps * slot_sign
     return np.array([np.nanmean(draw) for draw in oriented if (~np.isnan(draw)).any()])
+
+
+def against_largest(
+    effects: Float[np.ndarray, " cell"], draws: Float[np.ndarray, "draw cell"]
+) -> tuple[Float[np.ndarray, " cell"], float]:
+    """Return each cell's p against the *largest* cell of random changes, and the bound one more of these stays within.
+
+    Holding every cell against the largest of each draw corrects over the whole sweep, whatever the cells share.
+
+    Args:
+        effects: Mean effect of every cell of the real pair.
+        draws: The same of random changes; NaN cells are left out.
+
+    Returns:
+        One-sided p-values of the sizes (1 with too few draws) and the upper end of the 95% prediction interval of a
+        further draw's largest cell (NaN with fewer than two).
+    """
+    if len(draws) < FEWEST_DRAWS:
+        return np.ones_like(effects), float("nan")
+    largest = np.nanmax(np.abs(draws), axis=1)
+    found = [against_draws(float(size), largest) for size in np.abs(effects)]
+    p = np.array([
+        chance.p / 2 if size > chance.value else 1.0 for size, chance in zip(np.abs(effects), found, strict=True)
+    ])  # fmt: skip
+    return p, further_draw(largest)[1]
