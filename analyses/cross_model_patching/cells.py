@@ -1,9 +1,11 @@
 """What a sweep patches: a component of a block, all of it or one head, at one position or over a named span."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -121,3 +123,26 @@ def tokens_needed(cells: Iterable[Cell], batch: TokenBatch) -> int:
 def sites_of(cells: Iterable[Cell]) -> tuple[Site, ...]:
     """Return the whole components the cells lie in: what has to be captured."""
     return tuple(dict.fromkeys(cell.site.whole for cell in cells))
+
+
+def matched(chosen: Sequence[Cell], candidates: Sequence[Cell], *, seed: Sequence[int]) -> tuple[Cell, ...]:
+    """Return as many random cells of the same kinds and positions: heads of the same blocks, whole components of any.
+
+    A block has one MLP only, so that one matched on its block would always be itself.
+
+    Args:
+        chosen: What is matched.
+        candidates: What there is to draw from, ``chosen`` among them.
+        seed: Seed of the draw.
+    """
+
+    def stratum(cell: Cell) -> tuple[object, ...]:
+        return cell.component, cell.position, cell.span, None if cell.head is None else cell.layer
+
+    pools: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in candidates:
+        pools.setdefault(stratum(cell), []).append(cell)
+    wanted = Counter(stratum(cell) for cell in chosen)
+    rng = np.random.default_rng(list(seed))
+    drawn = {key: rng.permutation(len(pools[key]))[:count] for key, count in sorted(wanted.items(), key=str)}
+    return tuple(pools[key][int(i)] for key, indices in drawn.items() for i in indices)
