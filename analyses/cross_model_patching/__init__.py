@@ -1,3 +1,5 @@
-"""Cross-model activation patching: where does the judge's verdict come from, and where was it written?"""
+"""Cross-model activation patching: where is the judge's advantage seen, where was it written, what carries a bias?"""
 
-__all__: list[str] = []
+from analyses.cross_model_patching.activations import ActivationPatchingResult, run
+
+__all__ = ["ActivationPatchingResult", "run"]

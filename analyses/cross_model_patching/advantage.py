@@ -82,6 +82,7 @@ def random_gaps(
     batch_size: int,
     seed: int,
     measure: Callable[[int, HooksBackend, Sequence[int]], None] | None = None,
+    items: Sequence[int] | None = None,
 ) -> Float[np.ndarray, "draw item order"]:
     """Return how far random judges of equal norm move the margin, slots as shown; NaN on items they weren't asked.
 
@@ -95,8 +96,11 @@ def random_gaps(
         seed: Seed of the first; others count up.
         measure: Called with draw, the random judge's executor and items of each batch, for whatever else the caller
             wants to know of a random judge.
+        items: Of which items at most; all of them by default.
     """
     chosen = controlled_items(prompts, draws=draws, limit=limit, seed=seed)
+    if items is not None:
+        chosen = [i for i in chosen if i in set(items)]
     found = np.full((draws if chosen else 0, *base.shape), np.nan)
     if not chosen:
         return found
@@ -134,7 +138,7 @@ def against_largest(
 
     Returns:
         One-sided p-values of the sizes (1 with too few draws) and the upper end of the 95% prediction interval of a
-        further draw's largest cell (NaN with fewer than two).
+        further draw's largest cell (NaN with too few).
     """
     if len(draws) < FEWEST_DRAWS:
         return np.ones_like(effects), float("nan")
