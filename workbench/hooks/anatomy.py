@@ -179,6 +179,9 @@ def _compile(
         if place not in seen.tensors:
             missing[site] = "the module behind this site didn't run in a probe forward."
             continue
+        if seen.tensors[place].ndim != 3:
+            missing[site] = "the model runs this part without an axis of prompts."
+            continue
         ports[site] = _whole_port(place, seen.tensors[place], heads=_heads(site.component, n_heads=n_heads, n_kv=n_kv))
     ports |= fused_ports(module, bridge, [site for site in every if site not in direct], owner, seen, missing)
     missing |= {site: _NO_NEURONS for site in every if site.component is Component.NEURONS and site not in direct}

@@ -12,47 +12,30 @@ are from the prompts' own logits is the noise floor. :meth:`Suffix.check` re-run
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from workbench.errors import ExecutorDisagreement, ParameterError
+from workbench.errors import ExecutorDisagreement, MemoryShortage, ParameterError
 from workbench.hooks.anatomy import module_lock
 from workbench.hooks.executor import entered
 from workbench.hooks.observe import at_input
 from workbench.hooks.sites import Site
 from workbench.hooks.suffix.ability import Ability, Mode, ability_of, tolerance
+from workbench.hooks.suffix.collected import Collected, Rows
+from workbench.hooks.suffix.pieces import unmoved
 from workbench.hooks.suffix.plain import forward_plain
 from workbench.hooks.suffix.prefill import Prefill
-from workbench.hooks.suffix.rows import Layout, Row, checked_rows, chunks, place_of
-from workbench.hooks.suffix.wavefront import forward_rows
+from workbench.hooks.suffix.rows import Layout, Row, checked_rows, chunks, places_of
+from workbench.hooks.suffix.wavefront import Answer, forward_rows
 from workbench.hooks.torch_backend import HooksBackend
 from workbench.tokens import TokenBatch
 
 MAX_TOKENS = 4096
 """Flat tokens of a forward, all prompts of the batch together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
-    """What the rows gave, in the order they came in."""
-
-    logits: Float[Tensor, "prompt row option"]
-    """Logits at the prompts' last token; exactly the null row's where a row writes what is already there."""
-    null: Float[Tensor, "prompt row option"]
-    """Logits of the null row of the same birth block: the clean prompts through the same kernels."""
-    logsumexp: Float[Tensor, "prompt row"] | None
-    """Log of the summed exponentials over the whole vocabulary; None unless asked for."""
-    null_logsumexp: Float[Tensor, "prompt row"] | None
-    """The same of the null rows."""
-    same: Bool[Tensor, "prompt row"]
-    """Where a row writes, bit for bit, what is already there: structural zeros. They are not computed."""
-    read: Mapping[Site, Float[Tensor, "prompt row *feature"]]
-    """Sites that were asked for, at the last token of every row."""
 
 
 class Suffix:
@@ -93,6 +76,8 @@ class Suffix:
             )
         self.executor, self.batch, self.tokens = executor, batch, kept
         self.ability = _chosen(executor, mode)
+        self.notes: tuple[str, ...] = ()
+        """What happened on the way that a reader should know: memory that ran out, another way taken."""
         with module_lock(executor.module):
             self._prefill = Prefill.of(
                 executor, batch, capture=capture, tokens=kept, cached=self.ability.mode != "plain"
@@ -154,27 +139,32 @@ class Suffix:
             read: Captured sites to read at the last token of every row.
             grad: Whether gradients flow from the logits to values and weights of the rows; columns of a write mustn't
                 repeat then.
-            max_tokens: Flat tokens of one forward over all prompts of the batch; more rows run in several.
+            max_tokens: Flat tokens of one forward over all prompts of the batch; more rows run in several, and a row
+                that is longer runs alone.
 
         Raises:
             UnknownSite: A site doesn't exist in this model.
             EditError: A row writes nothing, or values that don't fit.
-            ParameterError: A row writes before the kept columns, a site to read wasn't captured, or ``max_tokens``
-                is too small for one row.
+            ParameterError: There are no rows, one writes before the kept columns or twice into one column though
+                gradients are wanted, or a site to read wasn't captured.
+            MemoryShortage: Not even one row fits; more of them are halved until they do, and :attr:`notes` says so.
         """
+        if max_tokens < 1:
+            raise ParameterError("too small.", argument="max_tokens", got=max_tokens, allowed="1 or more")
         for site in read:
             self._value(site)
-        ready = checked_rows(self.executor.anatomy, self.batch, rows)
-        same = torch.stack([self._same(row) for row in ready], dim=1)
-        # Gradients also flow where nothing has moved yet.
-        chosen = [i for i in range(len(ready)) if grad or bool(read) or not bool(same[:, i].all())]
-        found = _Collected(len(ready), torch.logsumexp if mass else None, ids)
-        own = self._prefill.logits[:, None]
-        if self.mode == "plain":
-            self._plain(ready, chosen, found, read=read, grad=grad)
-        else:
-            self._rows(ready, chosen, found, read=read, grad=grad, most=max_tokens // len(self.batch))
-        return found.finish(own, same if not grad else torch.zeros_like(same), read, self._prefill.values)
+        first = self.batch.ids.shape[1] - self.tokens
+        ready = checked_rows(self.executor.anatomy, self.batch, rows, first=first, distinct=grad)
+        same = torch.zeros(len(self.batch), len(ready), dtype=torch.bool)
+        if not grad:  # gradients also flow where nothing has moved yet
+            same = unmoved(ready, self.values, prompts=len(self.batch), first=first)
+        chosen = [i for i, zero in enumerate(same.all(0).tolist()) if read or not zero]
+        found: Collected | None = None
+        if self.mode != "plain":
+            found = self._rows(ready, chosen, Collected(len(ready), ids=ids, mass=mass), read, grad, max_tokens)
+        if found is None:
+            found = self._plain(ready, chosen, Collected(len(ready), ids=ids, mass=mass), read, grad)
+        return found.finish(self._prefill.logits, same)
 
     def check(
         self, rows: Sequence[Row], *, ids: Sequence[int] | None = None, count: int = 3, seed: int = 0, prompt: int = 0
@@ -227,58 +217,82 @@ class Suffix:
         return float((rows.null.double() - own[:, None].double()).abs().max())
 
     def _rows(
-        self, ready: Sequence[Row], chosen: Sequence[int], found: "_Collected", *, read: Sequence[Site], grad: bool,
-        most: int,
-    ) -> None:  # fmt: skip
-        places = [place_of(row) for row in ready]
-        width = self.batch.ids.shape[1]
-        early = min((places[i].start for i in chosen), default=width)
-        if early < width - self.tokens:
-            raise ParameterError(
-                "a row writes before the kept columns.",
-                argument="rows",
-                got=f"column {early}",
-                allowed=f"{width - self.tokens} to {width - 1}",
-                fix=f"Make the Suffix with tokens={width - early} or more.",
-            )
-        for part in chunks(places, chosen, width=width, most=max(most, 1)):
+        self, ready: Sequence[Row], chosen: Sequence[int], found: Collected, read: Sequence[Site], grad: bool,
+        max_tokens: int,
+    ) -> Collected | None:  # fmt: skip
+        """Run rows behind the prompts; None where they turn out not to give full forwards' numbers."""
+        places, width = places_of(ready), self.batch.ids.shape[1]
+        most = max(max_tokens // len(self.batch), 1)
+        queue = chunks(places, chosen, width=width, most=most)
+        while queue:
+            part = queue[0]
             layout = Layout.of(places, part, width=width, n_layers=self.executor.anatomy.n_layers)
-            with entered(self.executor.module, around=self.executor.around, grad=grad):
-                answer = forward_rows(
-                    self.executor, self._prefill, ready, layout,
-                    ids=found.computed, read=read, narrow=self.mode == "wavefront",
-                )  # fmt: skip
-            nulls = {place.birth: at for at, place in enumerate(layout.places) if layout.order[at] < 0}
-            for at, (place, index) in enumerate(zip(layout.places, layout.order, strict=True)):
-                if index < 0:
-                    continue
-                found.put(index, answer.logits[:, at], answer.logits[:, nulls[place.birth]])
-                for site in read:
-                    found.keep(site, index, answer.read[site][:, at])
+            answer = self._forward(ready, layout, found, read, grad)
+            if answer is None:
+                most = len(layout) // 2
+                self._note(f"memory ran out: rows ran {most * len(self.batch)} tokens at a time.")
+                queue = chunks(places, [index for run in queue for index in run], width=width, most=most)
+                continue
+            nulls = [at for at, index in enumerate(layout.order) if index < 0]
+            if not self._reliable(answer.logits[:, nulls], found):
+                return None
+            real = [at for at, index in enumerate(layout.order) if index >= 0]
+            of_birth = {layout.places[at].birth: at for at in nulls}
+            own = [of_birth[layout.places[at].birth] for at in real]
+            found.put(
+                [layout.order[at] for at in real],
+                answer.logits[:, real],
+                answer.logits[:, own],
+                {site: answer.read[site][:, real] for site in read},
+            )
+            queue.pop(0)
+        return found
+
+    def _forward(
+        self, ready: Sequence[Row], layout: Layout, found: Collected, read: Sequence[Site], grad: bool
+    ) -> Answer | None:
+        """Run one layout; None where memory ran out and fewer rows may fit."""
+        module, narrow = self.executor.module, self.mode == "wavefront"
+        try:
+            with entered(module, around=self.executor.around, grad=grad):
+                return forward_rows(
+                    self.executor, self._prefill, ready, layout, ids=found.computed, read=read, narrow=narrow
+                )
+        except (torch.OutOfMemoryError, MemoryError) as err:
+            if sum(index >= 0 for index in layout.order) == 1:
+                raise MemoryShortage(
+                    "one row doesn't fit into memory beside its prompts.",
+                    argument="batch",
+                    got=f"{len(self.batch)} prompts, {len(layout)} tokens each",
+                    fix="Take fewer prompts in a batch.",
+                ) from err
+        return None
+
+    def _reliable(self, nulls: Tensor, found: Collected) -> bool:
+        """Whether null rows are where their prompts are; rows run as full forwards from now on if they aren't."""
+        own = self._prefill.logits
+        gap = float((nulls.detach().double() - found.select(own)[:, None].to(nulls.device).double()).abs().max())
+        allowed = tolerance(own)
+        if gap <= allowed:
+            return True
+        reason = f"behind these prompts, rows that write nothing differ from them by {gap:.2g} logits"
+        self.ability = Ability(mode="plain", reason=reason)
+        self._note(f"{reason}: rows ran as full forwards.")
+        return False
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes = (*self.notes, text)
 
     def _plain(
-        self, ready: Sequence[Row], chosen: Sequence[int], found: "_Collected", *, read: Sequence[Site], grad: bool
-    ) -> None:
+        self, ready: Sequence[Row], chosen: Sequence[int], found: Collected, read: Sequence[Site], grad: bool
+    ) -> Collected:
+        null = found.select(self._prefill.logits)[:, None]
         for index in chosen:
             answer = forward_plain(self.executor, self.batch, ready[index], read=read, grad=grad)
-            found.put(index, found.select(answer.logits), found.select(self._prefill.logits))
-            for site in read:
-                found.keep(site, index, answer.read[site])
-
-    def _same(self, row: Row) -> Bool[Tensor, " prompt"]:
-        """Return for which prompts a row writes, bit for bit, what is there; never where that isn't known."""
-        every = torch.ones(len(self.batch), dtype=torch.bool)
-        for write in row.writes:
-            if write.add:
-                every &= ~(write.values.detach() != 0).flatten(1).any(1).cpu()
-                continue
-            if write.site not in self.values and write.site.whole not in self.values:
-                return torch.zeros_like(every)
-            if int(write.columns.min()) < self.batch.ids.shape[1] - self.tokens:
-                return torch.zeros_like(every)
-            there = self.clean(write.site, write.columns)
-            every &= ~(there != write.values.detach().to(there)).flatten(1).any(1).cpu()
-        return every
+            values = {site: value[:, None] for site, value in answer.read.items()}
+            found.put([index], found.select(answer.logits)[:, None], null, values)
+        return found
 
     def _value(self, site: Site) -> Tensor:
         if site in self.values:
@@ -297,8 +311,20 @@ def at_columns(values: Tensor, columns: Tensor, *, first: int) -> Tensor:
         values: ``[prompt, token, *feature]``, whose first token is column ``first``.
         columns: ``[prompt, k]``.
         first: Column of the first kept token.
+
+    Raises:
+        ParameterError: A column isn't among the kept ones.
     """
-    at = (columns - first).to(values.device)
+    at = columns - first
+    if columns.shape[0] != len(values) or bool(((at < 0) | (at >= values.shape[1])).any()):
+        raise ParameterError(
+            "these columns weren't kept.",
+            argument="columns",
+            got=columns.tolist() if columns.numel() < 20 else f"shape {tuple(columns.shape)}",
+            allowed=f"{first} to {first + values.shape[1] - 1} for each of {len(values)} prompts",
+            fix="Make the Suffix with more tokens.",
+        )
+    at = at.to(values.device)
     return values[torch.arange(len(values), device=values.device)[:, None], at]
 
 
@@ -333,59 +359,3 @@ def _of_prompt(row: Row, prompt: int, shift: int) -> Row:
             for write in row.writes
         )
     )
-
-
-class _Collected:
-    """Rows' answers as they come, in the order the rows came in."""
-
-    def __init__(self, count: int, logsumexp: Any, ids: Sequence[int] | None) -> None:
-        self.count, self.logsumexp, self.ids = count, logsumexp, None if ids is None else list(ids)
-        self._logits: dict[int, tuple[Tensor, Tensor]] = {}
-        self._mass: dict[int, tuple[Tensor, Tensor]] = {}
-        self._read: dict[Site, dict[int, Tensor]] = {}
-
-    @property
-    def computed(self) -> list[int] | None:
-        """Return which rows of the unembedding a forward has to compute; None for all."""
-        return None if self.logsumexp is not None else self.ids
-
-    def select(self, logits: Tensor) -> Tensor:
-        """Return the logits a forward would have computed."""
-        return logits if self.computed is None else logits[..., self.computed]
-
-    def put(self, index: int, logits: Tensor, null: Tensor) -> None:
-        """Take in one row and its null row, ``[prompt, computed]``."""
-        if self.logsumexp is not None:
-            self._mass[index] = tuple(torch.logsumexp(x.float(), dim=-1) for x in (logits, null))  # type: ignore[assignment]
-            if self.ids is not None:
-                logits, null = logits[..., self.ids], null[..., self.ids]
-        self._logits[index] = logits, null
-
-    def keep(self, site: Site, index: int, value: Tensor) -> None:
-        """Take in what one row had at a site."""
-        self._read.setdefault(site, {})[index] = value
-
-    def finish(self, own: Tensor, same: Tensor, read: Sequence[Site], clean: Mapping[Site, Tensor]) -> Rows:
-        """Return everything, structural zeros put exactly where their null row is."""
-        del clean
-        picked = own[:, 0] if self.ids is None else own[:, 0, self.ids]
-        missing = picked, picked
-        logits, null = (
-            torch.stack([self._logits.get(i, missing)[k] for i in range(self.count)], dim=1) for k in (0, 1)
-        )
-        zero = same.to(logits.device)
-        mass: list[Tensor | None] = [None, None]
-        if self.logsumexp is not None:
-            there = torch.logsumexp(own[:, 0].float(), dim=-1)
-            mass = [
-                torch.stack([self._mass.get(i, (there, there))[k] for i in range(self.count)], dim=1) for k in (0, 1)
-            ]
-            mass[0] = torch.where(zero, cast(Tensor, mass[1]), cast(Tensor, mass[0]))
-        return Rows(
-            logits=torch.where(zero[..., None], null, logits),
-            null=null,
-            logsumexp=mass[0],
-            null_logsumexp=mass[1],
-            same=same,
-            read={site: torch.stack([self._read[site][i] for i in range(self.count)], dim=1) for site in read},
-        )

@@ -1,6 +1,6 @@
 """One full forward per row, with plain hooks: the way for models that can't share, and the judge of the other one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -38,7 +38,7 @@ def forward_plain(
     """
     run = executor.run(
         batch,
-        edits=list(_edits(() if row is None else row.writes)),
+        edits=[edit for write in (() if row is None else row.writes) for edit in _of_write(write)],
         capture=list(read),
         positions=last_columns(batch, 1),
         check_edits=False,
@@ -47,17 +47,10 @@ def forward_plain(
     return PlainAnswer(cast(Tensor, run.logits), {site: run.activations[site][:, 0] for site in read})
 
 
-def _edits(writes: Iterable[Write]) -> list[Edit]:
-    # Whole components before single heads, as rows are written.
-    ordered = sorted(writes, key=lambda write: write.site.head is not None)
-    return [edit for write in ordered for edit in _of_write(write)]
-
-
 def _of_write(write: Write) -> list[Edit]:
     """Return one edit per column: edits refuse a column that is named twice, writes may repeat one."""
-    prompts, width = write.columns.shape
-    distinct = all(len(set(row)) == width for row in write.columns.tolist())
-    if distinct:
+    width = write.columns.shape[1]
+    if all(len(set(row)) == width for row in write.columns.tolist()):
         return [Custom(write.site, write.blend, label="write", positions=write.columns)]
     found: list[Edit] = []
     for k in range(width):
@@ -68,11 +61,10 @@ def _of_write(write: Write) -> list[Edit]:
             weight=None if write.weight is None else write.weight.expand_as(write.values)[:, k : k + 1],
         )
         found.append(Custom(write.site, _first_time(one, repeated), label="write", positions=one.columns))
-    del prompts
     return found
 
 
-def _first_time(write: Write, repeated: Tensor):  # noqa: ANN202
+def _first_time(write: Write, repeated: Tensor) -> Callable[[Tensor], Tensor]:
     def blend(old: Tensor) -> Tensor:
         shape = (-1, *([1] * (old.ndim - 1)))
         return torch.where(repeated.to(old.device).view(shape), old, write.blend(old))

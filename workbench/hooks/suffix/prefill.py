@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from workbench.errors import ParameterError
 from workbench.hooks.anatomy import Anatomy
 from workbench.hooks.sites import Component, Site
 from workbench.hooks.torch_backend import HooksBackend
@@ -49,11 +50,14 @@ class Prefill:
             capture: Sites to keep, at the last ``tokens`` columns.
             tokens: How many columns.
             cached: Whether rows will continue from a cache.
+
+        Raises:
+            ParameterError: Rows were to continue, and blocks are given a mask that can't be read.
         """
-        anatomy, width = executor.anatomy, batch.ids.shape[1]
+        anatomy = executor.anatomy
         sites = dict.fromkeys(capture)
         if not cached:
-            run = executor.run(batch, capture=list(sites), positions=last_columns(batch, tokens))
+            run = executor.run(batch, capture=list(sites), positions=kept_columns(batch, tokens))
             values = {site: run.activations[site] for site in sites}
             return cls(batch=batch, tokens=tokens, cache=None, masks=(), values=values, logits=cast(Tensor, run.logits))
         sites |= dict.fromkeys(Site(Component.RESID_PRE, layer) for layer in range(anatomy.n_layers))
@@ -63,15 +67,14 @@ class Prefill:
                 batch,
                 capture=list(sites),
                 forward={"past_key_values": cache, "use_cache": True},
-                positions=last_columns(batch, tokens),
+                positions=kept_columns(batch, tokens),
                 logits="last",
             )
-        found = tuple(masks.get(layer) for layer in range(anatomy.n_layers))
         return cls(
             batch=batch,
             tokens=tokens,
             cache=cache,
-            masks=tuple(None if mask is None or mask.shape[-1] != width else mask for mask in found),
+            masks=tuple(masks[layer] for layer in range(anatomy.n_layers)),
             values={site: run.activations[site] for site in sites},
             logits=cast(Tensor, run.logits),
         )
@@ -85,6 +88,11 @@ def last_columns(batch: TokenBatch, count: int) -> Tensor:
     """Return the last columns of every prompt, ``[prompt, count]``."""
     width = batch.ids.shape[1]
     return torch.arange(width - count, width).expand(len(batch), -1)
+
+
+def kept_columns(batch: TokenBatch, count: int) -> Tensor | None:
+    """Return the last columns of every prompt; None, which reads padding too, for all of them."""
+    return None if count == batch.ids.shape[1] else last_columns(batch, count)
 
 
 def named_arguments(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,16 +122,30 @@ def blocks_of(anatomy: Anatomy, module: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def seen_masks(executor: HooksBackend, *, keep: int) -> Iterator[dict[int, Tensor]]:
-    """While open, note the mask each block is given, cut to its last queries; the same tensor is kept once."""
-    found: dict[int, Tensor] = {}
+def seen_masks(executor: HooksBackend, *, keep: int) -> Iterator[dict[int, Tensor | None]]:
+    """While open, note the mask each block is given, cut to its last queries; the same tensor is kept once.
+
+    Raises:
+        ParameterError: A mask isn't a number or a boolean for every query and column.
+    """
+    found: dict[int, Tensor | None] = {}
     cut: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(layer: int, block: nn.Module) -> Any:
         def entering(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            mask = named_arguments(block, args, kwargs).get(MASK)
-            if not isinstance(mask, Tensor) or mask.ndim != 4:
+            named = named_arguments(block, args, kwargs)
+            mask, width = named.get(MASK), next(iter(named.values())).shape[1]
+            if mask is None:
+                found[layer] = None
                 return
+            if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-2:] != (width, width):
+                raise ParameterError(
+                    "blocks are given a mask that can't be read.",
+                    argument="executor",
+                    got=tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__,
+                    allowed="[prompt, head, query, column], or none",
+                    fix="Load the model with attention='sdpa', or pass mode='plain'.",
+                )
             if id(mask) not in cut:
                 cut[id(mask)] = mask, mask[:, :, -keep:].clone()
             found[layer] = cut[id(mask)][1]

@@ -46,7 +46,7 @@ class Row(NamedTuple):
     """One intervention: everything that is written into one copy of the last tokens of every prompt."""
 
     writes: tuple[Write, ...]
-    """In the order they are made; several at one site follow each other."""
+    """In the order they are made: several at one site follow each other."""
 
 
 class Place(NamedTuple):
@@ -81,6 +81,8 @@ class Layout:
     def of(cls, places: Sequence[Place], chosen: Sequence[int], *, width: int, n_layers: int) -> "Layout":
         """Lay out rows and one null row per birth block, which begins where the shortest row of its block does.
 
+        The null row is the last of its block, farthest from the prompts: what goes wrong with distance shows in it.
+
         Args:
             places: Of all rows.
             chosen: Which of them.
@@ -89,20 +91,21 @@ class Layout:
         """
         births = sorted({places[i].birth for i in chosen})
         nulls = {birth: max(places[i].start for i in chosen if places[i].birth == birth) for birth in births}
-        entries = [(Place(birth, start), -1) for birth, start in nulls.items()]
-        entries += [(places[i], i) for i in chosen]
-        entries.sort(key=lambda entry: (entry[0].birth, entry[1]))
-        lengths = [width - place.start for place, _ in entries]
-        ends = torch.tensor(lengths).cumsum(0)
-        born = torch.tensor([place.birth for place, _ in entries])
-        alive = tuple(int(torch.tensor(lengths)[born <= layer].sum()) for layer in range(n_layers))
+        entries = [(places[i], i) for i in chosen] + [(Place(birth, start), -1) for birth, start in nulls.items()]
+        entries.sort(key=lambda entry: (entry[0].birth, entry[1] < 0, entry[1]))
+        starts = torch.tensor([place.start for place, _ in entries])
+        lengths = width - starts
+        ends = lengths.cumsum(0)
+        born = torch.zeros(n_layers, dtype=torch.long)
+        born.index_add_(0, torch.tensor([place.birth for place, _ in entries]), lengths)
+        owner = torch.repeat_interleave(torch.arange(len(entries)), lengths)
         return cls(
             order=tuple(index for _, index in entries),
             places=tuple(place for place, _ in entries),
-            offsets=tuple(int(end) - length for end, length in zip(ends, lengths, strict=True)),
-            columns=torch.cat([torch.arange(place.start, width) for place, _ in entries]),
-            owner=torch.repeat_interleave(torch.arange(len(entries)), torch.tensor(lengths)),
-            alive=alive,
+            offsets=tuple((ends - lengths).tolist()),
+            columns=starts[owner] + torch.arange(len(owner)) - (ends - lengths)[owner],
+            owner=owner,
+            alive=tuple(born.cumsum(0).tolist()),
             last=ends - 1,
         )
 
@@ -115,22 +118,28 @@ class Layout:
         return len(self.columns)
 
 
-def checked_rows(anatomy: Anatomy, batch: TokenBatch, rows: Iterable[Row]) -> tuple[Row, ...]:
+def checked_rows(
+    anatomy: Anatomy, batch: TokenBatch, rows: Iterable[Row], *, first: int = 0, distinct: bool = False
+) -> tuple[Row, ...]:
     """Return rows with validated, non-negative columns; the stream behind a block is written in front of the next.
 
     Args:
         anatomy: What the model has.
         batch: The prompts.
         rows: What is to be written.
+        first: First column that may be written.
+        distinct: Whether a column named twice in a write is refused.
 
     Raises:
         UnknownSite: A site doesn't exist in this model.
-        EditError: A row writes nothing, values don't fit their site, or resid_mid can't be written here.
-        ParameterError: Columns are outside the prompts.
+        EditError: A row writes nothing, values or weights don't fit their site, or resid_mid can't be written here.
+        ParameterError: There are no rows, or columns are outside the prompts or before ``first``.
     """
-    # Rows of a sweep share their columns: each tensor is looked at once.
-    known: dict[int, tuple[Tensor, Tensor]] = {}
-    return tuple(Row(tuple(_checked(anatomy, batch, write, known) for write in _some(row).writes)) for row in rows)
+    check = _Check(anatomy, batch, first=first, distinct=distinct)
+    ready = tuple(Row(tuple(check.write(write) for write in _some(row).writes)) for row in rows)
+    if not ready:
+        raise ParameterError("there is nothing to run.", argument="rows", got="no row", allowed="at least one Row")
+    return ready
 
 
 def _some(row: Row) -> Row:
@@ -139,55 +148,99 @@ def _some(row: Row) -> Row:
     return row
 
 
-def _checked(anatomy: Anatomy, batch: TokenBatch, write: Write, known: dict[int, tuple[Tensor, Tensor]]) -> Write:
-    anatomy.check(write.site)
-    key = id(write.columns)
-    if key not in known:
-        known[key] = write.columns, columns_of(write.columns, batch, distinct=False).cpu()
-    columns = known[key][1]
-    expected = (*columns.shape, *anatomy.feature(write.site))
-    if tuple(write.values.shape) != expected:
-        raise EditError(
-            f"these values don't fit {write.site}.",
-            argument="values",
-            got=f"shape {tuple(write.values.shape)}",
-            allowed=f"shape {expected}",
-        )
-    site = write.site
-    if site.component is Component.RESID_MID and not anatomy.additive:
-        raise EditError(
-            "resid_mid can be read but not written here: this model doesn't form resid_post as resid_mid + mlp_out.",
-            argument="rows",
-            got=str(site),
-            fix="Write attn_out, mlp_out or resid_pre instead.",
-        )
-    if site.component is Component.RESID_POST and site.layer + 1 < anatomy.n_layers:
-        following = Site(Component.RESID_PRE, site.layer + 1)
-        site = following if following in anatomy.ports else site
-    return write._replace(site=site, columns=columns)
+class _Check:
+    """Rows of a sweep share sites and columns: each is looked at once."""
+
+    def __init__(self, anatomy: Anatomy, batch: TokenBatch, *, first: int, distinct: bool) -> None:
+        self.anatomy, self.batch, self.first, self.distinct = anatomy, batch, first, distinct
+        self._columns: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sites: dict[Site, tuple[Site, tuple[int, ...]]] = {}
+
+    def write(self, write: Write) -> Write:
+        """Return one write, ready to be made."""
+        columns = self._checked_columns(write.columns)
+        if write.site not in self._sites:
+            self._sites[write.site] = self._checked_site(write.site)
+        site, feature = self._sites[write.site]
+        expected = (*columns.shape, *feature)
+        if tuple(write.values.shape) != expected or not write.values.is_floating_point():
+            raise EditError(
+                f"these values don't fit {write.site}.",
+                argument="values",
+                got=f"{write.values.dtype} of shape {tuple(write.values.shape)}",
+                allowed=f"floating point of shape {expected}",
+            )
+        weight = None if write.weight is None else _spread(write.weight, write.values)
+        return Write(site, columns, write.values, weight, write.add)
+
+    def _checked_columns(self, given: Tensor) -> Tensor:
+        if id(given) not in self._columns:
+            columns = columns_of(given, self.batch, distinct=self.distinct).cpu()
+            if columns.shape[1] == 0:
+                raise EditError("a write needs a column.", argument="columns", got=f"shape {tuple(given.shape)}")
+            if int(columns.min()) < self.first:
+                width = self.batch.ids.shape[1]
+                raise ParameterError(
+                    "a row writes before the kept columns.",
+                    argument="rows",
+                    got=f"column {int(columns.min())}",
+                    allowed=f"{self.first} to {width - 1}",
+                    fix=f"Make the Suffix with tokens={width - int(columns.min())} or more.",
+                )
+            # The tensor itself is kept too: an id is only one's own while one lives.
+            self._columns[id(given)] = given, columns
+        return self._columns[id(given)][1]
+
+    def _checked_site(self, site: Site) -> tuple[Site, tuple[int, ...]]:
+        self.anatomy.check(site)
+        feature = self.anatomy.feature(site)
+        if site.component is Component.RESID_MID and not self.anatomy.additive:
+            raise EditError(
+                "resid_mid can be read but not written here: this model doesn't form resid_post as "
+                "resid_mid + mlp_out.",
+                argument="rows",
+                got=str(site),
+                fix="Write attn_out, mlp_out or resid_pre instead.",
+            )
+        if site.component is Component.RESID_POST and site.layer + 1 < self.anatomy.n_layers:
+            following = Site(Component.RESID_PRE, site.layer + 1)
+            site = following if following in self.anatomy.ports else site
+        return site, feature
 
 
-def place_of(row: Row) -> Place:
-    """Return where a checked row begins."""
-    return Place(
-        birth=min(write.site.layer for write in row.writes), start=min(int(w.columns.min()) for w in row.writes)
-    )
+def _spread(weight: Tensor, values: Tensor) -> Tensor:
+    try:
+        return weight.expand_as(values)
+    except RuntimeError as err:
+        raise EditError(
+            "these weights don't fit their values.",
+            argument="weight",
+            got=f"shape {tuple(weight.shape)}",
+            allowed=f"a shape that broadcasts to {tuple(values.shape)}",
+        ) from err
+
+
+def places_of(rows: Iterable[Row]) -> list[Place]:
+    """Return where checked rows begin."""
+    starts: dict[int, int] = {}
+
+    def start(columns: Tensor) -> int:
+        if id(columns) not in starts:
+            starts[id(columns)] = int(columns.min())
+        return starts[id(columns)]
+
+    return [Place(min(w.site.layer for w in row.writes), min(start(w.columns) for w in row.writes)) for row in rows]
 
 
 def chunks(places: Sequence[Place], chosen: Sequence[int], *, width: int, most: int) -> list[list[int]]:
-    """Return rows in runs of at most ``most`` tokens, those of one block next to each other.
+    """Return rows in runs of at most ``most`` tokens, those of one block next to each other; a long row runs alone.
 
     Args:
         places: Of all rows.
         chosen: Which of them run.
         width: Columns of the batch.
         most: Tokens of one prompt in one forward.
-
-    Raises:
-        ParameterError: ``most`` isn't positive.
     """
-    if most < 1:
-        raise ParameterError("too small.", argument="max_tokens", got=most, allowed="1 or more")
     found: list[list[int]] = []
     tokens, births = 0, set[int]()
     for index in sorted(chosen, key=lambda i: (places[i].birth, -places[i].start, i)):

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
@@ -29,6 +29,7 @@ from workbench.hooks.heads import forward_logits
 from workbench.hooks.observe import forward_accepts
 from workbench.hooks.ports import Port
 from workbench.hooks.sites import Component, Site
+from workbench.hooks.suffix.pieces import Piece, pieces_of
 from workbench.hooks.suffix.prefill import MASK, Prefill, blocks_of, named_arguments, takes_mask
 from workbench.hooks.suffix.rows import Layout, Row
 from workbench.hooks.torch_backend import HooksBackend, attach, forward_replaced, forwards_replaced, passing
@@ -163,12 +164,15 @@ class _Flow:
 
     def _cut(self, value: Any, count: int) -> Any:
         if isinstance(value, Tensor):
-            for axis in (1, 0):
-                if value.ndim > axis and value.shape[axis] == self.total:
-                    return value.narrow(axis, 0, count)
-            return value
+            # Tokens stand behind the prompts, or first where there is no axis of prompts.
+            if value.ndim > 1 and value.shape[1] == self.total:
+                return value.narrow(1, 0, count)
+            alone = value.ndim == 1 or self.total != len(self.prefill.batch)
+            return value.narrow(0, 0, count) if value.ndim and alone and value.shape[0] == self.total else value
         if isinstance(value, tuple):
             return tuple(self._cut(entry, count) for entry in value)
+        if isinstance(value, dict):
+            return {name: self._cut(entry, count) for name, entry in value.items()}
         return value
 
     def ending(self, hidden: Tensor) -> Tensor:
@@ -205,54 +209,19 @@ def tree_mask(
     return torch.cat([before, among], dim=-1)
 
 
-class _Piece(NamedTuple):
-    """Writes of one kind at one point."""
-
-    tokens: Int[Tensor, "prompt n"]
-    heads: Tensor | None
-    values: Tensor
-    weight: Tensor | None
-    add: bool
-
-
 class _Edits:
     """What is written at every point, as indices of flat tokens."""
 
     def __init__(self, rows: Sequence[Row], layout: Layout, batch: TokenBatch, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
-        self.pieces: dict[Site, list[_Piece]] = {}
+        self._shift = torch.zeros(len(rows), dtype=torch.long)
+        real = [(index, at) for at, index in enumerate(layout.order) if index >= 0]
+        starts = [layout.offsets[at] - layout.places[at].start for _, at in real]
+        self._shift[[index for index, _ in real]] = torch.tensor(starts)
+        self.pieces = pieces_of((index, rows[index]) for index, _ in real)
         self._delta: dict[int, Tensor] = {}
         self._prompts = torch.arange(len(batch))[:, None]
-        gathered: dict[tuple[Site, bool], list[tuple[Tensor, int | None, Tensor]]] = {}
-        for place, offset, index in zip(layout.places, layout.offsets, layout.order, strict=True):
-            for write in () if index < 0 else rows[index].writes:
-                tokens = offset + write.columns - place.start
-                point = write.site.whole
-                if write.weight is None and not write.add:
-                    gathered.setdefault((point, write.site.head is None), []).append(
-                        (tokens, write.site.head, write.values)
-                    )
-                else:
-                    self._flush(gathered, point)
-                    heads = None if write.site.head is None else torch.full(tokens.shape[1:], write.site.head)
-                    self._add(point, _Piece(tokens, heads, write.values, write.weight, write.add))
-        for point in dict.fromkeys(point for point, _ in gathered):
-            self._flush(gathered, point)
         self._mid = {point.layer for point in self.pieces if point.component is Component.RESID_MID}
-
-    def _add(self, point: Site, piece: _Piece) -> None:
-        self.pieces.setdefault(point, []).append(piece)
-
-    def _flush(self, gathered: dict[Any, list[tuple[Tensor, int | None, Tensor]]], point: Site) -> None:
-        """Turn replacements at a point into one indexed write; those of whole components come first."""
-        for whole in (True, False):
-            parts = gathered.pop((point, whole), [])
-            if not parts:
-                continue
-            device = parts[0][2].device
-            heads = None if whole else torch.cat([torch.full((t.shape[1],), cast(int, h)) for t, h, _ in parts])
-            values = torch.cat([values.to(device) for _, _, values in parts], dim=1)
-            self._add(point, _Piece(torch.cat([t for t, _, _ in parts], dim=1), heads, values, None, add=False))
 
     def points(self, read: Sequence[Site]) -> list[Site]:
         """Return where hooks are needed, in execution order."""
@@ -272,18 +241,15 @@ class _Edits:
             self._delta[point.layer] = new - value
         return new
 
-    def _written(self, value: Tensor, piece: _Piece) -> Tensor:
+    def _written(self, value: Tensor, piece: Piece) -> Tensor:
         device = value.device
-        index: tuple[Tensor, ...] = (self._prompts.to(device), piece.tokens.to(device))
+        tokens = piece.columns + self._shift[piece.rows]
+        index: tuple[Tensor, ...] = (self._prompts.to(device), tokens.to(device))
         if piece.heads is not None:
             index = (*index, piece.heads.to(device)[None, :])
-        values = piece.values.to(value)
-        if piece.add or piece.weight is not None:
-            old = value[index]
-            weight = None if piece.weight is None else piece.weight.to(value)
-            change = values if piece.add else values - old
-            values = old + (change if weight is None else weight * change)
-        return value.index_put(index, values)
+        if not piece.add and piece.weight is None:
+            return value.index_put(index, piece.values.to(value))
+        return value.index_put(index, piece.blend(value[index]))
 
 
 def _visit(
