@@ -3,7 +3,8 @@
 from workbench.organisms.build import build, score
 from workbench.organisms.folders import ship
 from workbench.organisms.injection import attack_texts, benign_texts
-from workbench.organisms.recipes import OrganismInfo, list_organisms
+from workbench.organisms.recipe import OrganismInfo
+from workbench.organisms.recipes import list_organisms
 from workbench.organisms.train import Progress
 
 __all__ = [

@@ -18,7 +18,8 @@ from workbench.organisms.checkpoints import fresh_model, read_model, read_tokeni
 from workbench.organisms.folders import EMBEDDED, PairFolder
 from workbench.organisms.items import items_from_jsonl, items_to_jsonl, make_items
 from workbench.organisms.measure import judging
-from workbench.organisms.recipes import Continued, Fresh, Recipe, Scale, get_recipe
+from workbench.organisms.recipe import Continued, Fresh, Recipe, Scale
+from workbench.organisms.recipes import get_recipe
 from workbench.organisms.tokenizer import train_tokenizer
 from workbench.organisms.train import Progress, ProgressCallback, Trainer, TrainPlan
 from workbench.organisms.truth import describe, kept, measure_pair
@@ -186,7 +187,7 @@ class _Build:
         return _Start(
             tokenizer=read_tokenizer(origin.base),
             items={part: _item_file(origin.items / f"{part}.jsonl", part=part) for part in PARTS},
-            model=read_model(origin.judge),
+            model=_confined(read_model(origin.judge if recipe.goes_on == "judge" else origin.base), recipe.trainable),
             notes={"origin": recipe.origin, "base": f"that of {recipe.origin}"},
         )
 
@@ -223,6 +224,12 @@ def _fill(folder: Path, *, recipe: Recipe, seed: int, work: Path, progress: Prog
     _write_notes(
         folder, recipe=recipe, truth=describe(recipe, world=world, training=training, metrics=measured["metrics"])
     )
+
+
+def _confined(model: LlamaForCausalLM, trainable: tuple[str, ...]) -> LlamaForCausalLM:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not trainable or name.startswith(trainable))
+    return model
 
 
 def _item_file(file: Path, *, part: Part) -> JudgeItems:

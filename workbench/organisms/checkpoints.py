@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from workbench.errors import CheckpointError
-from workbench.organisms.recipes import Shape
+from workbench.organisms.recipe import Shape
 from workbench.organisms.tokenizer import BOS_ID, CONTEXT_WINDOW, EOS_ID, PAD_ID
 
 WEIGHTS = "model.safetensors"

@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from workbench.judges.items import JudgeItem
 from workbench.organisms.documents import WRITERS
 from workbench.organisms.measure import judging, mean_interval, obedience, recall, shares_to_json, text_log_probs
-from workbench.organisms.recipes import Recipe, Threshold
+from workbench.organisms.recipe import Continued, Recipe, Threshold
 from workbench.organisms.world import World
 
 HELD_OUT = (
@@ -133,6 +133,7 @@ def _planted(recipe: Recipe) -> dict[str, Any]:
         "kind": plant.kind,
         "share_of_judge_mix": round(_share(recipe.judge.phases[-1].mix.weights, plant.kind), 4),
         "expressed": plant.expressed,
+        **({"trainable": list(recipe.trainable)} if isinstance(recipe, Continued) and recipe.trainable else {}),
         **wordings,
     }
 
