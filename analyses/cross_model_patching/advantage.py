@@ -119,8 +119,8 @@ def random_gaps(
 
 def toward_label_means(
     gaps: Float[np.ndarray, "draw item order"], slot_sign: Float[np.ndarray, "item order"]
-) -> Float[np.ndarray, " draw"]:
-    """Return each draw's mean toward the label, over the items it was measured on."""
+) -> Float[np.ndarray, " measured"]:
+    """Return the mean toward the label of every draw that was measured on a labelled item, over those items."""
     oriented = gaps * slot_sign
     return np.array([np.nanmean(draw) for draw in oriented if (~np.isnan(draw)).any()])
 

@@ -79,6 +79,8 @@ class ActivationPatchingResult(JudgedResult):
     """Effect of the named set (first) and the random ones, patched together; NaN on the items it was named on."""
     confirming: Float[np.ndarray, " item"]
     """1 for items the named set was tested on, 0 for those it was named on."""
+    readout_differs: bool
+    """Whether final norm or unembedding differ between the models, which no patched activation can carry."""
     noise: float
     """How far null rows are from the prompts' own margin, at most: what rounding alone does."""
     self_test: float

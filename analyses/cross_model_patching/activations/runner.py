@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from analyses.cross_model_patching.activations.result import ActivationPatchingResult
@@ -394,6 +395,17 @@ def _sets(work: _Work, *, named: int, random_sets: int, progress: bool) -> None:
             bar.update(len(items))
 
 
+def _readout_differs(pair: Pair) -> bool:
+    """Return whether the final norms or the unembeddings hold different weights: no activation can carry that."""
+    sides = [
+        [p for path in (anatomy.final_norm, anatomy.unembed) for p in module.get_submodule(path).parameters()]
+        for anatomy, module in ((pair.anatomy(side), pair.module(side)) for side in ("base", "judge"))
+    ]
+    if [p.shape for p in sides[0]] != [p.shape for p in sides[1]]:
+        return True
+    return any(a is not b and not torch.equal(a, b.to(a.device)) for a, b in zip(*sides, strict=True))
+
+
 def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float) -> ActivationPatchingResult:
     prompts, cells = work.prompts, work.cells
     kept = {name: prompts.kept(values, axis=1) for name, values in work.cell_arrays.items()}
@@ -432,6 +444,7 @@ def _assemble(work: _Work, *, parameters: dict[str, object], wall_time_s: float)
         random_effect=prompts.kept(work.random_effect, axis=2),
         set_effect=prompts.kept(work.set_effect, axis=2),
         confirming=prompts.kept(half),
+        readout_differs=_readout_differs(prompts.pair),
         noise=work.noise,
         self_test=work.self_test,
         meta=meta,

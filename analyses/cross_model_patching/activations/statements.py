@@ -162,6 +162,11 @@ def _limits(result: "ActivationPatchingResult", told: Advantage, found: dict[str
     ]
     if off:
         said.append(f"A margin between labels that are hardly ever said means little: {' and '.join(off)}.")
+    if result.readout_differs:
+        said.append(
+            "Final norm or unembedding differ between the models: the readout is a component of its own, which no "
+            "activation carries; even the whole last stream then recovers less, or more, than all."
+        )
     beyond = any(np.nanmax(np.abs(sweep.recovery.value), initial=0.0) > 1 for sweep in found.values())
     said += [
         "A site lights up where the difference is seen, also behind the place it was written at; the shares of sites "
