@@ -40,7 +40,7 @@ def choose(
     names = [*(regions[k] for k in mid), *(str(-k - 1) for k in tail)]
     sizes = np.abs(np.concatenate([screened[mid], back[tail]]))
     components = np.array([str(Site.parse(unit).component) for unit in units])
-    queues = []
+    queues: list[list[int]] = []
     for component in dict.fromkeys(components.tolist()):
         own = np.where(components == component, np.nan_to_num(sizes), 0.0)
         ranked = np.argsort(-own, axis=None, kind="stable")[:count]

@@ -5,6 +5,7 @@ don't overlap, so that what their tokens score adds up to the whole prompt.
 """
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,12 @@ def regions_of(prompts: Prompts, spans: Sequence[str] | None) -> tuple[str, ...]
     Raises:
         ParameterError: No prompt has one of the spans, or one is named twice.
     """
-    known = dict.fromkeys(
-        name for index in range(len(prompts.encoded)) for name in prompts.encoded.span_names(index)[:-1]
-    )
+    starts: dict[str, list[float]] = {}
+    for index in range(len(prompts.encoded)):
+        names = prompts.encoded.span_names(index)
+        for name in dict.fromkeys(names[:-1]):
+            starts.setdefault(name, []).append(names.index(name) / len(names))
+    known = sorted(starts, key=lambda name: fmean(starts[name]))
     if spans is None:
         return (*known, LAST)
     if not spans or set(spans) - set(known) or len(set(spans)) < len(spans):
@@ -53,7 +57,7 @@ def regions_of(prompts: Prompts, spans: Sequence[str] | None) -> tuple[str, ...]
             "no prompt has text in one of these spans, or one is named twice.",
             argument="spans",
             got=list(spans),
-            allowed=list(known),
+            allowed=known,
         )
     return (*spans, LAST)
 
