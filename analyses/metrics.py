@@ -267,6 +267,27 @@ def against_draws(effect: float, draws: Float[np.ndarray, " draw"]) -> Chance:
     return Chance(mean, low, high, float(2 * stats.t.sf(abs(effect - mean) / spread, len(draws) - 1)))
 
 
+def among_draws(effect: float, draws: Float[np.ndarray, " draw"], *, level: float = 0.95) -> Chance:
+    """Hold an effect against random choices of the same kind: how many of them reach it?
+
+    Where draws are few things of unlike worth (sets of heads, say) they aren't normal, and :func:`against_draws` would
+    mislead. The effect counts as one of the draws, so that p is at least ``1 / (draws + 1)``.
+
+    Args:
+        effect: Value of the real choice.
+        draws: Values of the random ones.
+        level: Share of the draws between the ends.
+
+    Returns:
+        Mean and central share of the draws, with a one-sided p; 1 with too few draws or without an effect.
+    """
+    if len(draws) < FEWEST_DRAWS or np.isnan(effect):
+        return Chance(float(draws.mean()) if len(draws) else np.nan, np.nan, np.nan, 1.0)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    reached = int((draws >= effect - _ROUNDING).sum())
+    return Chance(float(draws.mean()), float(low), float(high), (1 + reached) / (1 + len(draws)))
+
+
 def auc_interval(
     positive: Float[np.ndarray, "item *order"],
     negative: Float[np.ndarray, "item *order"],

@@ -6,6 +6,7 @@ from jaxtyping import TypeCheckError
 from scipy import stats
 
 from analyses.metrics import (
+    among_draws,
     auc_interval,
     further_draw,
     holm,
@@ -175,3 +176,12 @@ def test_perfect_separation_still_leaves_doubt():
     assert auc_interval(np.zeros(5), np.zeros(5), seed=0)[:3] == (0.5, 0.5, 0.5)
     with pytest.raises((ParameterError, TypeCheckError)):
         auc_interval(np.zeros(5), np.zeros(4), seed=0)
+
+
+def test_among_draws_counts_how_many_reach_the_effect():
+    draws = np.array([0.0, 0.1, 0.2, 0.9, 0.9])
+    assert among_draws(0.9, draws).p == pytest.approx(3 / 6)
+    assert among_draws(1.0, draws).p == pytest.approx(1 / 6)
+    assert among_draws(1.0, draws).value == pytest.approx(draws.mean())
+    assert among_draws(float("nan"), draws).p == 1
+    assert among_draws(1.0, draws[:2]).p == 1
