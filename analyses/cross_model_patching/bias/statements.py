@@ -21,8 +21,8 @@ def finding(result: "BiasSitesResult") -> Finding:
     """Decide whether the bias is there and which sites carry it, and say so first.
 
     Something is found when the bias is told from 0, from its placebo and from random changes of the weights, sites
-    were named on one half of the items, and on the other patching them takes it away, more than random sets of sites do,
-    and so does a second intervention: the ablation, unless it breaks the judge, or bringing the bias in.
+    were named on one half of the items, and on the other patching them takes it away, more than random sets of sites
+    do, and a second intervention says so too: the ablation, unless it breaks the judge, or bringing the bias in.
     """
     told, held = result.bias(), result.confirmation()
     if told.present and held is not None and held.holds:
