@@ -79,9 +79,9 @@ def changed(
     """
     cells = result.cells(change)
     p = family_p(result.oriented(change), clusters=result.clusters, seed=result.meta.seed)
-    turned = result.oriented(draws)
-    known = ~np.isnan(turned).all((0, 2)) if len(draws) else np.zeros(len(change), dtype=bool)
-    means = turned[:, known].mean(1) if known.any() else np.zeros((0, change.shape[-1]))
+    # An interrupted draw was measured on some of its items only.
+    measured = [draw[~np.isnan(draw).any(1)] for draw in result.oriented(draws)]
+    means = np.array([draw.mean(0) for draw in measured if len(draw)]).reshape(-1, change.shape[-1])
     chance_p, bound = against_largest(cells.value, means)
     random = means.mean(0) if len(means) else np.full(change.shape[-1], np.nan)
     return Changed(cells, p, chance_p, bound, random, floor)

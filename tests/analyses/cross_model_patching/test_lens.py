@@ -56,6 +56,26 @@ def test_the_lens_ends_in_the_models_own_answer_and_the_parts_add_up_to_it(archi
     assert bool((found.parts[:, [parts.index(part) for part in heads]] != 0).all())
 
 
+def test_what_a_cap_takes_off_the_logits_is_a_part_of_its_own():
+    model = matrix_model("gemma2")
+    model.config.final_logit_softcapping = 0.5
+    executor, batch = HooksBackend(model, Anatomy.of(model)), random_batch()
+    seen, points, parts = seen_by(executor, batch)
+    with torch.no_grad():
+        hidden = model.model(**batch.forward_kwargs()).last_hidden_state[:, -1]
+        uncapped = model.lm_head(hidden)
+    capped = 0.5 * torch.tanh(uncapped / 0.5)
+    lens = Tail(executor).read(seen, points, IDS)
+    torch.testing.assert_close(lens.margin[:, -1], (capped[:, 50] - capped[:, 60]).double(), atol=1e-5, rtol=1e-4)
+    found = split(Tail(executor), seen, parts, IDS).parts
+    taken = (capped - uncapped).double()
+    assert bool((taken[:, 50] - taken[:, 60]).abs().max() > 1e-2)
+    torch.testing.assert_close(
+        found[:, parts.index(Part("logit_cap"))], taken[:, 50] - taken[:, 60], atol=1e-5, rtol=1e-3
+    )
+    torch.testing.assert_close(found.sum(-1), lens.margin[:, -1], atol=2e-5, rtol=1e-4)
+
+
 def test_lens_and_heads_are_what_the_weights_say():
     """An independent reading: norm, unembedding and output slices multiplied out by hand."""
     model = matrix_model("llama")
@@ -253,6 +273,23 @@ def test_parts_that_dont_add_up_are_refused(monkeypatch):
 def test_bad_choices_are_refused(options):
     with pytest.raises(ParameterError):
         run(tiny_pair(), **options)
+
+
+def test_controls_that_were_interrupted_count_on_the_items_they_were_asked(monkeypatch):
+    own, calls = measuring.Lenses.measure_random, []
+
+    def measure(self, executor, items):
+        calls.append(items)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return own(self, executor, items)
+
+    monkeypatch.setattr(measuring.Lenses, "measure_random", measure)
+    with pytest.warns(RuntimeWarning, match="whatever came after"):
+        result = run(tiny_pair(), 4, controls=5, batch_size=4)
+    assert len(result.random_change) == 4
+    assert np.isfinite(result.changes().chance_p).all()
+    assert np.isfinite(result.changes().bound)
 
 
 def test_an_interrupted_run_keeps_finished_items(monkeypatch):
