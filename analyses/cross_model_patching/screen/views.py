@@ -104,7 +104,7 @@ def screen_map(result: "ScreenResult", direction: str) -> ScreenMap:
     values = oriented(result, result.screened[at]).mean(1)
     cells = cell_intervals(values, clusters=result.clusters, seed=result.meta.seed)
     p = family_p(values, clusters=result.clusters, seed=result.meta.seed)
-    draws = result.random_screened[:, at].reshape(len(result.random_screened), -1)
+    draws = result.random_screened[:, at].reshape(-1, cells.value.size)
     chance, bound = against_largest(cells.value.ravel(), draws)
     apart = (cells.low > 0) | (cells.high < 0)
     return ScreenMap(cells, p, bound, (p < LEVEL) & (chance.reshape(p.shape) < LEVEL) & apart)
