@@ -260,9 +260,8 @@ def cells_by_probe(result: BiasesResult, *, most: int = 24, ax: Axes | None = No
     for own in result.results:
         values = own.naming_map().share.value
         for index, value in enumerate(values):
-            if np.isfinite(value):
-                shares.setdefault(f"{own.layers[index]}: {column_of(own, index)}", {})[own.probe] = float(value)
-    order = sorted(shares, key=lambda name: -max(abs(value) for value in shares[name].values()))[:most]
+            shares.setdefault(f"{own.layers[index]}: {column_of(own, index)}", {})[own.probe] = float(value)
+    order = sorted(shares, key=lambda name: -max(np.nan_to_num(np.abs(list(shares[name].values())))))[:most]
     grid = np.array([[shares[cell].get(probe, np.nan) for cell in order] for probe in result.probes])
     ax = plotting.heatmap(
         grid.reshape(len(result.probes), len(order)), rows=result.probes, columns=order, row_label="bias",
