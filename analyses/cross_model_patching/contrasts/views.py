@@ -224,7 +224,8 @@ def named(result: "ContrastResult", view: View) -> tuple[Named, ...]:
         return ()
     p_items = _family(result, effect[second][:, chosen], second)
     draws = random_cells(result, view)
-    p_chance, bound = against_largest(means(effect[second])[chosen], draws)
+    every, bound = against_largest(means(effect[second]), draws)
+    p_chance = every[chosen]
     shift = whole(result, "judge - base", view)
     clusters = [result.clusters[i] for i in second]
     seed = result.meta.seed
