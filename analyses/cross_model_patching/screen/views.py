@@ -231,12 +231,12 @@ def _mean_pairs(result: "ScreenResult", values: np.ndarray, known: np.ndarray) -
 def _pearson(sums: Float[np.ndarray, "*draw six"]) -> np.ndarray:
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+        return np.asarray((n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y)))
 
 
 def _slope(sums: Float[np.ndarray, "*draw six"]) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return sums[..., 5] / sums[..., 3]
+        return np.asarray(sums[..., 5] / sums[..., 3])
 
 
 def _spread(value: np.ndarray, draws: np.ndarray, n: int) -> Interval:

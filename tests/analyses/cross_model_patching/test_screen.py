@@ -14,21 +14,23 @@ from analyses.cross_model_patching.screen.exact import (
     Place,
     entered,
     exact_effects,
+    held_stream,
     last_effects,
     of_change_elsewhere,
     of_model_at,
+    rows_of,
 )
 from analyses.cross_model_patching.screen.regions import BEFORE, LAST, by_region, region_columns, regions_of
 from analyses.cross_model_patching.screen.views import STREAM
 from analyses.cross_model_patching.screen.work import units_of
-from analyses.cross_model_patching.sweeping import as_numpy, of_model, sweep
+from analyses.cross_model_patching.sweeping import as_numpy, of_model, read_rows, sweep
 from analyses.cross_model_patching.verdicts import VerdictIds
 from analyses.looping import Prompts
 from tests import tiny_models
 from tests.short_format import SHORT_FORMAT
 from workbench.errors import ParameterError, UnknownSite
 from workbench.hooks import Patch, Site
-from workbench.hooks.suffix import Suffix
+from workbench.hooks.suffix import Row, Suffix
 from workbench.judges import JudgeItem, Segment
 from workbench.pairs import identical_pair, load_pair, random_delta_pair
 from workbench.pairs.tiny import byte_tokenizer, scaled_noise, tiny_model, tiny_pair, tuned_copy
@@ -244,22 +246,21 @@ def test_scores_and_exact_effects_stand_side_by_side(planted, tmp_path):
     assert loaded.places == result.places
 
 
-def test_all_that_is_written_before_is_the_gap_but_for_the_last_token(planted):
-    """Streams held at every token but the last, and the MLP's own write there, make the judge of the base."""
-    pair, result = planted
-    prompts = Prompts.of(pair, items(24)[:2])
-    batch, verdict = prompts.batch([0, 1]), VerdictIds.of(prompts)
-    n_layers = pair.anatomy("base").n_layers
-    streams = tuple(Site.parse(f"resid_pre.{layer}") for layer in range(n_layers))
-    both = [Place(streams, BEFORE), Place((Site.parse("mlp_out.1"),), LAST)]
-    target, donor = (entered(pair.executor(side), batch, both) for side in ("base", "judge"))
-    rows = [Place((*both[0].sites,), BEFORE)]
-    effect = exact_effects(target, rows, of_model_at(donor), verdict).effect
-    assert effect.shape == (4, 1)
-    k = result.places[0].index((BEFORE, STREAM))
-    tested = np.flatnonzero(~result.ranked)
-    for item in (i for i in (0, 1) if i in tested):
-        np.testing.assert_allclose(effect[2 * item : 2 * item + 2, 0], result.exact[0, item, :, k], atol=1e-4)
+def test_everything_before_and_everything_at_the_last_token_is_the_whole_gap():
+    """Streams held in front of the last token, and the judge's writes at it, make the judge of the base."""
+    layers = range(3)
+    before = held_stream(len(layers), BEFORE)
+    last = Place(tuple(Site.parse(f"{name}.{k}") for k in layers for name in ("attn_out", "mlp_out")), LAST)
+    # What is read, and where streams begin, is the same in both models.
+    shared = Bench(pair_of(scaled_noise(0.1, only="model.layers")))
+    target, donor = (entered(shared.models[side], shared.batch, [before, last]) for side in ("base", "judge"))
+    rows = rows_of(target, [before, last], of_model_at(donor))
+    alone, other, whole = read_rows(target, [*rows, Row(rows[0].writes + rows[1].writes)], shared.verdict).effect.T
+    gap = as_numpy(shared.traces["judge"].margin - shared.traces["base"].margin)
+    np.testing.assert_allclose(whole, gap, atol=1e-5)
+    # T2a: with the judge's writes at the last token nothing in front of it is read any more.
+    np.testing.assert_allclose(other, gap, atol=1e-5)
+    assert np.abs(alone - gap).max() > 1e-3
 
 
 def test_displays(planted):
