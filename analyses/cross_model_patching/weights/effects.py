@@ -112,7 +112,7 @@ def tested(result: "WeightSwapResult") -> Tested:
     draws = random_means(result, result.random_written)
     control = ~np.isnan(result.random_gap).all((0, 2)) if len(draws) else np.ones(len(cells), dtype=bool)
     same_items = np.nanmean(cells[control], axis=0) if control.any() else np.zeros(shape)
-    p_random, bound = against_largest(same_items.ravel(), draws.reshape(len(draws), -1))
+    p_random, bound = against_largest(same_items.ravel(), draws.reshape(len(draws), cells[0].size))
     p_items = family_p(cells, clusters=result.clusters, seed=result.meta.seed)
     passes = (p_items < LEVEL) & (p_random.reshape(shape) < LEVEL) & ~result.unchanged & gate(result).found
     return Tested(p_items, p_random.reshape(shape), bound, passes)
@@ -140,8 +140,10 @@ def _nanmean(draw: np.ndarray) -> np.ndarray:
 def seen_bound(result: "WeightSwapResult") -> float:
     """Return what the largest patch of one more random judge stays within; margin units, NaN with too few."""
     draws = random_means(result, result.random_seen)
+    if len(draws) < FEWEST_DRAWS:
+        return float("nan")
     flat = draws.reshape(len(draws), -1)
-    if len(draws) < FEWEST_DRAWS or np.isnan(flat).all():
+    if np.isnan(flat).all():
         return float("nan")
     known = ~np.isnan(flat).all(0)
     return against_largest(np.zeros(int(known.sum())), flat[:, known])[1]
