@@ -42,7 +42,8 @@ class Ability:
 
 def tolerance(logits: Tensor) -> float:
     """Return how far two ways of computing logits may differ by rounding, in logits."""
-    relative = {torch.float64: 1e-9, torch.float32: 1e-4}.get(logits.dtype, 5e-2)
+    # Norms run in float32 whatever the model is in: float64 is no better than they are.
+    relative = {torch.float64: 1e-6, torch.float32: 1e-4}.get(logits.dtype, 5e-2)
     return relative * max(1.0, float(logits.detach().abs().max()))
 
 
