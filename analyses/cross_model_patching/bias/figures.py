@@ -41,7 +41,7 @@ def confirmation_bars(result: "BiasSitesResult", *, ax: Axes | None = None) -> A
         values,
         intervals=intervals,
         controls=controls or None,
-        control_label="random sets (for the other model's values: random judges)",
+        control_label="random sets, or random judges",
         value_label="share taken away by the named set, held-out items",
         ax=ax,
     )
@@ -62,6 +62,7 @@ def cell_grid(result: "BiasSitesResult", *, other: bool = False, ax: Axes | None
     values, label = _values(result, found)
     for index in range(len(result.components)):
         grid[layers.index(result.layers[index]), columns.index(column_of(result, index))] = values[index]
+    ax = ax or plotting.new_axes(width=min(12.0, 4.0 + 0.35 * len(columns)), height=min(12.0, 2.8 + 0.3 * len(layers)))
     ax = plotting.heatmap(
         grid, rows=layers, columns=columns, row_label="layer", column_label="component and place", value_label=label,
         ax=ax,

@@ -245,11 +245,22 @@ def _random(
                 bar.update(len(items))
 
 
+def _note_unaligned(work: Work) -> None:
+    """Say which cells no item has, aligned in every order shown."""
+    done = work.effect[work.shown.done]
+    lost = [str(cell) for i, cell in enumerate(work.cells) if not (~np.isnan(done[..., i])).all(1).any()]
+    if lost:
+        places = sorted({name.partition(" @ ")[2] for name in lost})
+        work.shown.notes.append(f"{len(lost)} sites at {', '.join(places)}: in no item are these tokens aligned in "
+                                "every order shown.")  # fmt: skip
+
+
 def _assemble(
     work: Work, controlled: dict[str, np.ndarray], *, parameters: dict[str, object], wall_time_s: float
 ) -> BiasSitesResult:
     plan, shown, cells = work.plan, work.shown, work.cells
     plain = plan.prompts[plan.plain]
+    _note_unaligned(work)
     meta = run_meta(
         shown.pair,
         plain.kept_items(),

@@ -81,7 +81,7 @@ def _tuning(result: "BiasSitesResult", told: Bias, held: Confirmation) -> str:
             f"{_share(held.given.share)} of it."
         )
     return (
-        f"Fine-tuning made the bias, but not at these sites alone: the {result.other_side}'s values there take away "
+        f"Fine-tuning made the bias, but not what these sites hold: the {result.other_side}'s values there take away "
         f"{_share(held.given.share)}, which is not told from what they do in random judges."
     )
 
@@ -188,6 +188,11 @@ def _limits(result: "BiasSitesResult") -> tuple[str, ...]:
         own.append(f"The {result.side} puts only {mass:.2g} of its probability on the labels.")
     if not (result.labels >= 0).any():
         own.append("No item says which answer is better: side effects are sized toward the model's own verdicts.")
+    if "z" in result.components:
+        own.append(
+            "A head (z) is read before its output projection: where tuning changed that, the other model's values in "
+            "the head take nothing away, and those in attn_out do."
+        )
     return (
         *own,
         "A site that passes the bias on shows like one that makes it, and shares of sites don't add up.",
