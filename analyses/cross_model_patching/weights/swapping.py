@@ -35,7 +35,8 @@ def swapped(target: HooksBackend, donor: HooksBackend, parts: Iterable[Part]) ->
     with ExitStack() as stack:
         stack.enter_context(module_lock(target.module))
         stack.enter_context(entered(donor.module, around=donor.around))
-        for part in parts:
+        # A model against itself has nothing to take: its own module in its own place would call itself.
+        for part in () if target.module is donor.module else parts:
             if part.kind in HEADS:
                 _swap_head(stack, target, donor, part)
                 continue
