@@ -66,7 +66,7 @@ def graph(result: "PathsResult", *, direction: str, ax: Axes | None = None) -> A
             ax.plot(
                 [start[0], end[0]],
                 [start[1], end[1]],
-                color=plotting.PALETTE[0 if value > 0 else 1],
+                color=plotting.PALETTE[1 if value > 0 else 0],
                 linewidth=0.8 + (_WIDEST - 0.8) * abs(value) / largest,
                 linestyle="-" if edges.found[i] else ":",
                 zorder=1,

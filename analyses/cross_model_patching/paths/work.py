@@ -214,7 +214,7 @@ class Work:
         toward = (hop.effect[first] * sign).mean(1).reshape(len(first), -1)
         means = toward.mean(0)
         p = family_p(toward, clusters=[self.prompts.clusters[i] for i in first], seed=self.seed)
-        chance = against_largest(means, hop.random.reshape(len(hop.random), -1))[0]
+        chance = against_largest(means, hop.random.reshape(len(hop.random), means.size))[0]
         survive = (p < LEVEL) & (np.abs(means) > FLOORS * self.noise) & (means != 0)
         if len(hop.random) >= FEWEST_DRAWS:
             survive &= chance < LEVEL
@@ -253,7 +253,7 @@ class Work:
             draws = np.full((len(self.random_gap), *hop.random.shape[1:]), np.nan)
             draws[: len(hop.random)] = hop.random
             for array, parts in ((hop.effect, effect), (hop.mismatched, mismatched), (draws, random)):
-                parts.append(array.reshape(*array.shape[:-2], -1)[..., kept])
+                parts.append(array.reshape(*array.shape[:-2], len(cells))[..., kept])
             for r, s in (cells[k] for k in kept):
                 receiver = hop.receivers[r]
                 names.append(
@@ -302,6 +302,7 @@ def _others(clusters: Sequence[str]) -> list[int]:
 
 def _known_mean(values: Float[np.ndarray, "draw item order receiver sender"]) -> np.ndarray:
     """Return means over items and orders; draws of which nothing is known are left out."""
+    if not values.size:
+        return np.zeros((0, *values.shape[3:]))
     flat = values.reshape(len(values), -1, *values.shape[3:])
-    kept = flat[~np.isnan(flat).all((1, 2, 3))] if flat.size else flat[:0]
-    return np.nanmean(kept, axis=1) if len(kept) else np.zeros((0, *values.shape[3:]))
+    return np.nanmean(flat[~np.isnan(flat).all((1, 2, 3))], axis=1)
