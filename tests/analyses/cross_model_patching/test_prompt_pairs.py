@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from analyses.cross_model_patching.cells import Cell, cell_columns
 from analyses.cross_model_patching.prompt_pairs import MOVED_KEYS, PromptPairs
