@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyses.cross_model_patching.advantage import LEAST_GAP, Advantage, advantage, toward_label_means
+from analyses.cross_model_patching.advantage import LEAST_GAP, Advantage, advantage
 from analyses.cross_model_patching.cells import Cell
 from analyses.cross_model_patching.masks import figures, statements, table
 from analyses.cross_model_patching.masks.gates import HALF, Chosen, Direction
@@ -147,7 +147,7 @@ class MaskResult(JudgedResult):
     def advantage(self) -> Advantage:
         """Return what there is to carry, over all items, beside judges moved as far at random."""
         gap = self.margins[1] - self.margins[0]
-        draws = toward_label_means(self.random_gap, self.slot_sign())
+        draws = self.random_gap * self.slot_sign()
         return advantage(self.toward_label(gap), draws, clusters=self.clusters, seed=self.meta.seed)
 
     def gap(self, direction: Direction) -> Float[np.ndarray, "item order"]:
