@@ -54,7 +54,7 @@ class Advantage(NamedTuple):
 
 def advantage(
     gap: Float[np.ndarray, "item *order"],
-    draws: Float[np.ndarray, " draw"],
+    draws: Float[np.ndarray, "draw item *order"],
     *,
     clusters: Sequence[str],
     seed: int,
@@ -63,13 +63,45 @@ def advantage(
 
     Args:
         gap: Judge's margin minus the base's, toward the label; NaN for items without one.
-        draws: The same mean for random judges; see :func:`random_gaps`.
+        draws: The same of random judges (:func:`random_gaps`); NaN on items they weren't asked.
         clusters: What each item is independent by.
         seed: Seed of the interval.
     """
     labelled = bool((~np.isnan(gap)).any())
-    own = mean_interval(gap, seed=seed, clusters=clusters)
-    return Advantage(own, against_draws(own.value, draws), labelled)
+    means, same = means_on_same_items(draws.reshape(*draws.shape[:2], -1), gap.reshape(len(gap), -1))
+    chance = against_draws(float(same.mean()), means.mean(1))
+    return Advantage(mean_interval(gap, seed=seed, clusters=clusters), chance, labelled)
+
+
+def means_on_same_items(
+    draws: Float[np.ndarray, "draw item cell"], own: Float[np.ndarray, "item cell"]
+) -> tuple[Float[np.ndarray, "whole cell"], Float[np.ndarray, " cell"]]:
+    """Return the means of random changes and that of the real one over the same items.
+
+    What is particular to the items asked is common to all draws, so that their spread doesn't show it: means over
+    other items can't be held against them.
+
+    Args:
+        draws: Oriented changes of random judges; NaN on items they weren't asked, and in cells an item doesn't have.
+            Draws that were interrupted, asked on fewer items than another, are left out.
+        own: Oriented change of the judge.
+
+    Returns:
+        Means of the draws, and of the judge over the items they were asked on (over all items without any draw); NaN
+        in cells that no item has.
+    """
+    asked = ~np.isnan(draws).all(2) & ~np.isnan(own).all(1)
+    items = asked.any(0)
+    whole = (asked == items).all(1) & items.any()
+    if not whole.any():
+        items = ~np.isnan(own).all(1)
+    return _known_means(draws[whole][:, items], axis=1), _known_means(own[items], axis=0)
+
+
+def _known_means(values: np.ndarray, *, axis: int) -> np.ndarray:
+    counts = (~np.isnan(values)).sum(axis)
+    sums = np.nansum(values, axis=axis)
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
 def random_gaps(
@@ -117,14 +149,6 @@ def random_gaps(
     return found
 
 
-def toward_label_means(
-    gaps: Float[np.ndarray, "draw item order"], slot_sign: Float[np.ndarray, "item order"]
-) -> Float[np.ndarray, " measured"]:
-    """Return the mean toward the label of every draw that was measured on a labelled item, over those items."""
-    oriented = gaps * slot_sign
-    return np.array([np.nanmean(draw) for draw in oriented if (~np.isnan(draw)).any()])
-
-
 def against_largest(
     effects: Float[np.ndarray, " cell"], draws: Float[np.ndarray, "draw cell"]
 ) -> tuple[Float[np.ndarray, " cell"], float]:
@@ -133,18 +157,18 @@ def against_largest(
     Holding every cell against the largest of each draw corrects over the whole sweep, whatever the cells share.
 
     Args:
-        effects: Mean effect of every cell of the real pair.
-        draws: The same of random changes; NaN cells are left out.
+        effects: Mean effect of every cell of the real pair, over the items the random changes were measured on; see
+            :func:`means_on_same_items`. NaN for cells that aren't known.
+        draws: The same of random changes.
 
     Returns:
-        One-sided p-values of the sizes (1 with too few draws) and the upper end of the 95% prediction interval of a
-        further draw's largest cell (NaN with too few).
+        One-sided p-values of the sizes (1 with too few draws, or where a cell isn't known) and the upper end of the 95%
+        prediction interval of a further draw's largest cell (NaN with too few).
     """
-    if len(draws) < FEWEST_DRAWS:
+    if len(draws) < FEWEST_DRAWS or np.isnan(draws).all():
         return np.ones_like(effects), float("nan")
     largest = np.nanmax(np.abs(draws), axis=1)
-    found = [against_draws(float(size), largest) for size in np.abs(effects)]
-    p = np.array([
-        chance.p / 2 if size > chance.value else 1.0 for size, chance in zip(np.abs(effects), found, strict=True)
-    ])  # fmt: skip
-    return p, further_draw(largest)[1]
+    sizes = np.nan_to_num(np.abs(effects))
+    found = [against_draws(float(size), largest) for size in sizes]
+    p = [chance.p / 2 if size > chance.value else 1.0 for size, chance in zip(sizes, found, strict=True)]
+    return np.array(p), further_draw(largest)[1]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, toward_label_means
+from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, means_on_same_items
 from analyses.metrics import FLOORS, LEVEL, Interval, mean_interval, ratio_interval
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def gate(result: "ActivationPatchingResult") -> Advantage:
     """Return whether there is an advantage of the judge to locate."""
     return advantage(
         toward(result, result.judge_margin - result.base_margin),
-        toward_label_means(result.random_gap, result.slot_sign()),
+        (result.random_gap * result.slot_sign()).mean(2),
         clusters=result.clusters,
         seed=result.meta.seed,
     )
@@ -71,9 +71,11 @@ def sweeps(result: "ActivationPatchingResult") -> dict[str, Sweep]:
     effects = [toward(result, result.effect[at]) for at in range(count)]
     labelled = result.labels >= 0
     p_items = _family(np.concatenate([e[labelled] for e in effects], axis=1), result)
-    means = np.concatenate([np.nanmean(e[labelled], axis=0) if labelled.any() else e[:0].sum(0) for e in effects])
-    draws = _draw_means(result)
-    p_chance, bound = against_largest(means, draws)
+    draws = np.concatenate(
+        [(result.random_effect[:, at] * result.slot_sign()[..., None]).mean(2) for at in range(count)], axis=2
+    )
+    means, same = means_on_same_items(draws, np.concatenate(effects, axis=1))
+    p_chance, bound = against_largest(same, means)
     cells = len(result.components)
     return {
         direction: _sweep(
@@ -177,17 +179,6 @@ def _family(effects: Float[np.ndarray, "item cell"], result: "ActivationPatching
         return np.full(effects.shape[1], np.nan)
     # An item without a span says nothing of it, whichever way its sign is flipped.
     return family_p(np.nan_to_num(effects), clusters=clusters, seed=result.meta.seed)
-
-
-def _draw_means(result: "ActivationPatchingResult") -> Float[np.ndarray, "draw cell"]:
-    """Return each random judge's mean effect of every cell, both directions side by side."""
-    found = []
-    for draw in result.random_effect:
-        parts = [mean_known(toward(result, draw[at])[:, None]) for at in range(len(result.directions))]
-        found.append(np.concatenate(parts))
-    cells = len(result.components) * len(result.directions)
-    kept = [means for means in found if not np.isnan(means).all()]
-    return np.array(kept).reshape(len(kept), cells)
 
 
 def strongest(values: Float[np.ndarray, " cell"], *, count: int) -> Sequence[int]:

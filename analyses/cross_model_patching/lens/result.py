@@ -11,11 +11,11 @@ from analyses.cells import CellIntervals, cell_intervals
 from analyses.cross_model_patching.advantage import Advantage, advantage
 from analyses.cross_model_patching.lens import depths as along
 from analyses.cross_model_patching.lens import figures, statements, table
-from analyses.cross_model_patching.lens.comparing import Changed, Ranked, changed, drawn_means, ranked
+from analyses.cross_model_patching.lens.comparing import Changed, Ranked, changed, ranked
 from analyses.cross_model_patching.lens.depths import Settling
 from analyses.cross_model_patching.lens.direct import Part
 from analyses.judged import JudgedResult, drawn_panels
-from analyses.metrics import Interval, against_draws
+from analyses.metrics import Interval
 from workbench.results import Finding, Panel
 
 if TYPE_CHECKING:
@@ -129,11 +129,8 @@ class VerdictLensResult(JudgedResult):
         """Return the gate: is there a change of verdicts, more than chance, at the last layer?"""
         change = (self.own("judge") - self.own("base"))[..., -1:]
         gap = self.toward_label(change[..., 0])
-        if not self.labelled:
-            return advantage(gap, np.zeros(0), clusters=self.clusters, seed=self.meta.seed)
-        draws, same = drawn_means(self.oriented(self.random_change[..., -1:]), self.oriented(change))
-        found = advantage(gap, draws[:, 0], clusters=self.clusters, seed=self.meta.seed)
-        return found._replace(chance=against_draws(float(same[0]), draws[:, 0]))
+        draws = self.random_change[..., -1] * self.slot_sign()
+        return advantage(gap, draws, clusters=self.clusters, seed=self.meta.seed)
 
     def readable(self, side: Side) -> Bool[np.ndarray, " point"]:
         """Return at which points a model's labels have the mass to speak of a verdict."""

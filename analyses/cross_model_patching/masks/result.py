@@ -221,8 +221,10 @@ class MaskResult(JudgedResult):
         """Return a recovery without its interval."""
         gap, way = self.gap(direction), np.where(self._in(half)[:, None], self.way(direction), np.nan)
         known = ~np.isnan((effect + gap) * way).any(1)
+        if not known.any():
+            return np.nan
         top, bottom = (effect * way)[known].mean(), (gap * way)[known].mean()
-        return float(top / bottom) if known.any() and abs(bottom) >= LEAST_GAP else np.nan
+        return float(top / bottom) if abs(bottom) >= LEAST_GAP else np.nan
 
     def chosen(self, direction: Direction) -> Chosen | None:
         """Return the smallest mask that recovers ``share`` on the training half, told by the other; None without one.

@@ -75,6 +75,8 @@ def _sentence(result: "MaskResult", direction: Direction, found: Chosen) -> str:
 def _failed(result: "MaskResult", chosen: dict[Direction, Chosen | None]) -> str:
     if not result.trained.any():
         return "no mask was learned"
+    if not len(result.set_sizes):
+        return "the masks that were learned were not put in"
     told = [found for found in chosen.values() if found is not None]
     if not told:
         most = max(_whole(result, direction).value for direction in result.directions)

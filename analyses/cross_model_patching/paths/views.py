@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, toward_label_means
+from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest
 from analyses.metrics import FLOORS, LEVEL
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def gate(result: "PathsResult") -> Advantage:
     """Return whether there is an advantage of the judge to follow."""
     return advantage(
         result.toward_label(result.judge_margin - result.base_margin),
-        toward_label_means(result.random_gap, result.slot_sign()),
+        result.random_gap * result.slot_sign(),
         clusters=result.clusters,
         seed=result.meta.seed,
     )

@@ -13,7 +13,6 @@ from analyses.cross_model_patching.advantage import (
     advantage,
     against_largest,
     random_gaps,
-    toward_label_means,
 )
 from analyses.cross_model_patching.paths.tracing import Frozen, check_rows, effects_by_item, trace
 from analyses.cross_model_patching.paths.writes import Writes, changes, inputs_of, opened, upstream
@@ -238,7 +237,7 @@ class Work:
         sign = self.prompts.slot_sign
         return advantage(
             ((self.margins[1] - self.margins[0]) * sign)[done],
-            toward_label_means(self.random_gap, sign),
+            self.random_gap * sign,
             clusters=[c for c, kept in zip(self.prompts.clusters, done, strict=True) if kept],
             seed=self.seed,
         )

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, toward_label_means
+from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest
 from analyses.cross_model_patching.screen.regions import BEFORE
 from analyses.metrics import FLOORS, LEVEL, RESAMPLES, Interval
 
@@ -79,7 +79,7 @@ class ScreenMap(NamedTuple):
 @lru_cache(maxsize=8)
 def gate(result: "ScreenResult") -> Advantage:
     """Return what there is to recover."""
-    draws = toward_label_means(result.random_gap, result.slot_sign())
+    draws = result.random_gap * result.slot_sign()
     gap = result.toward_label(result.judge_margin - result.base_margin)
     return advantage(gap, draws, clusters=result.clusters, seed=result.meta.seed)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, toward_label_means
+from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest
 from analyses.metrics import FEWEST_DRAWS, LEVEL
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def gap(result: "WeightSwapResult") -> Float[np.ndarray, "item order"]:
 def gate(result: "WeightSwapResult") -> Advantage:
     """Return what there is to locate."""
     change = result.toward_label(result.judge_margin - result.base_margin)
-    draws = toward_label_means(result.random_gap, result.slot_sign()) if labelled(result) else np.zeros(0)
+    draws = result.random_gap * result.slot_sign()
     return advantage(change, draws, clusters=result.clusters, seed=result.meta.seed)
 
 
