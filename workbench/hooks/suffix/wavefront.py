@@ -86,6 +86,8 @@ def forward_rows(
     if logits.shape[1] != len(layout.order):
         raise EditError("the unembedding didn't see the rows' last tokens.", argument="rows", got=tuple(logits.shape))
     whole = ids is not None and logits.shape[-1] != len(ids)
+    # Blocks that nobody is born before are passed by: their sites aren't reached.
+    kept |= {site: _clean_last(prefill, site, len(layout.last)) for site in read if site not in kept}
     return Answer(logits[..., list(cast(Sequence[int], ids))] if whole else logits, kept)
 
 
@@ -271,12 +273,16 @@ def _last(value: Tensor, site: Site, flow: _Flow) -> Tensor:
     last = flow.layout.last
     born = torch.tensor([place.birth <= site.layer for place in flow.layout.places])
     part = value if site.head is None else value[:, :, site.head]
-    clean = flow.prefill.values.get(site)
-    if clean is None:
-        clean = flow.prefill.values[site.whole][:, :, cast(int, site.head)]
-    out = clean[:, -1:].expand(-1, len(last), *clean.shape[2:]).clone()
+    out = _clean_last(flow.prefill, site, len(last)).clone()
     out[:, born] = part[:, last[born].to(part.device)].to(out)
     return out
+
+
+def _clean_last(prefill: Prefill, site: Site, count: int) -> Tensor:
+    clean = prefill.values.get(site)
+    if clean is None:
+        clean = prefill.values[site.whole][:, :, cast(int, site.head)]
+    return clean[:, -1:].expand(-1, count, *clean.shape[2:])
 
 
 def _on(
