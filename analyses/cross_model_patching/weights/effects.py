@@ -64,7 +64,8 @@ def gap(result: "WeightSwapResult") -> Float[np.ndarray, "item order"]:
 def gate(result: "WeightSwapResult") -> Advantage:
     """Return what there is to locate."""
     change = result.toward_label(result.judge_margin - result.base_margin)
-    draws = result.random_gap * result.slot_sign()
+    none = np.full((1, *change.shape), np.nan)
+    draws = result.toward_label(result.random_gap) if len(result.random_gap) else none
     return advantage(change, draws, clusters=result.clusters, seed=result.meta.seed)
 
 
