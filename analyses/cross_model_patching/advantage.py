@@ -5,6 +5,7 @@ recovers whatever difference there is, also that of a random change; only a diff
 same size don't make is worth locating.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -68,7 +69,9 @@ def advantage(
         seed: Seed of the interval.
     """
     labelled = bool((~np.isnan(gap)).any())
-    means, same = means_on_same_items(draws.reshape(*draws.shape[:2], -1), gap.reshape(len(gap), -1))
+    # Spelt out: -1 has no meaning where nothing was drawn.
+    cells = math.prod(gap.shape[1:])
+    means, same = means_on_same_items(draws.reshape(len(draws), len(gap), cells), gap.reshape(len(gap), cells))
     chance = against_draws(float(same.mean()), means.mean(1))
     return Advantage(mean_interval(gap, seed=seed, clusters=clusters), chance, labelled)
 

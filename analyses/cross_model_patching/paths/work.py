@@ -237,7 +237,7 @@ class Work:
         sign = self.prompts.slot_sign
         return advantage(
             ((self.margins[1] - self.margins[0]) * sign)[done],
-            self.random_gap * sign,
+            (self.random_gap * sign)[:, done],
             clusters=[c for c, kept in zip(self.prompts.clusters, done, strict=True) if kept],
             seed=self.seed,
         )
