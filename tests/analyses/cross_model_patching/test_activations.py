@@ -228,10 +228,10 @@ def test_same_seed_same_numbers(demo):
 
 
 def test_interrupted_run_keeps_finished_items(monkeypatch):
-    from analyses.cross_model_patching.activations import runner
+    from analyses.cross_model_patching.activations import work
 
     pair = tiny_pair(format="pairwise", doctor=False)
-    own, calls = runner.sweep, []
+    own, calls = work.sweep, []
 
     def stops(*args, **kwargs):
         calls.append(1)
@@ -239,7 +239,7 @@ def test_interrupted_run_keeps_finished_items(monkeypatch):
             raise KeyboardInterrupt
         return own(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "sweep", stops)
+    monkeypatch.setattr(work, "sweep", stops)
     with pytest.warns(RuntimeWarning, match="interrupted"):
         result = cross_model_patching.run(pair, items(4), batch_size=2, controls=0, progress=False)
     assert len(result.item_ids) == 1
