@@ -29,6 +29,16 @@ ANALYSES: Mapping[str, Analysis] = {
     "tuco.paths": Analysis("analyses.tuco", "attribute_paths", "PathsResult"),
     "tuco.scaling": Analysis("analyses.tuco", "scale", "ScalingResult"),
     "tuco.attacks": Analysis("analyses.tuco", "compare_attacks", "AttackResult"),
+    "cross_model_patching": Analysis("analyses.cross_model_patching", "run", "ActivationPatchingResult"),
+    "cross_model_patching.lens": Analysis("analyses.cross_model_patching", "verdict_lens", "VerdictLensResult"),
+    "cross_model_patching.weights": Analysis("analyses.cross_model_patching", "swap_weights", "WeightSwapResult"),
+    "cross_model_patching.screen": Analysis("analyses.cross_model_patching", "screen", "ScreenResult"),
+    "cross_model_patching.paths": Analysis("analyses.cross_model_patching", "trace_paths", "PathPatchingResult"),
+    "cross_model_patching.masks": Analysis("analyses.cross_model_patching", "learn_mask", "MaskResult"),
+    "cross_model_patching.circuits": Analysis("analyses.cross_model_patching", "circuit", "CircuitResult"),
+    "cross_model_patching.contrasts": Analysis("analyses.cross_model_patching", "contrast", "ContrastResult"),
+    "cross_model_patching.bias": Analysis("analyses.cross_model_patching", "locate_bias", "BiasSitesResult"),
+    "cross_model_patching.biases": Analysis("analyses.cross_model_patching", "locate_biases", "BiasesResult"),
     "template_drift": Analysis("analyses.template_drift", "run", "TemplateDriftResult"),
     "merge_equivalence": Analysis("analyses.merge_equivalence", "run", "MergeEquivalenceResult"),
 }
@@ -40,7 +50,7 @@ COMPARISONS: Mapping[str, Analysis] = {
 }
 """Analyses of several pairs: from Python and notebooks only; their results go into reports like any other."""
 
-NOTEBOOKS = ("judge_behavior", "tuco")
+NOTEBOOKS = ("judge_behavior", "tuco", "cross_model_patching")
 """Notebooks of a report, in reading order; each saves its results as folders under its ``out``."""
 
 

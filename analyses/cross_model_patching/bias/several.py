@@ -241,7 +241,7 @@ def locate_biases(
     if not found:
         raise ParameterError("no probe fits these items.", argument="probes", got=left_out, allowed="one that does")
     meta = run_meta(
-        pair, items, analysis="cross_model_patching.bias", seed=seed, wall_time_s=time.perf_counter() - started,
+        pair, items, analysis="cross_model_patching.biases", seed=seed, wall_time_s=time.perf_counter() - started,
         parameters={"probes": names, **{name: _plain(value) for name, value in choices.items()}},
         not_measured=left_out,
     )  # fmt: skip

@@ -13,13 +13,13 @@ from workbench.hooks import Component, Site
 from workbench.results import Panel
 
 if TYPE_CHECKING:
-    from analyses.cross_model_patching.paths.result import PathsResult
+    from analyses.cross_model_patching.paths.result import PathPatchingResult
 
 _WIDEST = 5.0
 _INPUTS = {Component.Q: "query", Component.K: "key", Component.V: "value"}
 
 
-def direct_map(result: "PathsResult", *, direction: str, ax: Axes | None = None) -> Axes:
+def direct_map(result: "PathPatchingResult", *, direction: str, ax: Axes | None = None) -> Axes:
     """Draw the direct effect of every head and MLP, block by block.
 
     Args:
@@ -44,7 +44,7 @@ def direct_map(result: "PathsResult", *, direction: str, ax: Axes | None = None)
     )
 
 
-def graph(result: "PathsResult", *, direction: str, ax: Axes | None = None) -> Axes:
+def graph(result: "PathPatchingResult", *, direction: str, ax: Axes | None = None) -> Axes:
     """Draw the chosen paths from block to block up to the verdict; those that were found are solid.
 
     Args:
@@ -88,13 +88,13 @@ def graph(result: "PathsResult", *, direction: str, ax: Axes | None = None) -> A
     return ax
 
 
-def shown_direction(result: "PathsResult") -> str:
+def shown_direction(result: "PathPatchingResult") -> str:
     """Return the first direction in which a path was chosen, or the first one."""
     chosen = [result.edge_directions[i] for i in np.flatnonzero(result.selected == 1)]
     return next((d for d in result.directions if d in chosen), result.directions[0])
 
 
-def panels(result: "PathsResult") -> tuple[Panel, ...]:
+def panels(result: "PathPatchingResult") -> tuple[Panel, ...]:
     """Return the figures of a report, in order."""
     made = []
     sample = f"n = {len(result.item_ids)} items in {len(set(result.clusters))} independent groups."
@@ -121,11 +121,11 @@ def panels(result: "PathsResult") -> tuple[Panel, ...]:
     return tuple(made)
 
 
-def _end(result: "PathsResult") -> str:
+def _end(result: "PathPatchingResult") -> str:
     return "labelled answer" if (result.labels >= 0).any() else "slot shown first"
 
 
-def _node(result: "PathsResult", receiver: str) -> str:
+def _node(result: "PathPatchingResult", receiver: str) -> str:
     """Return the sender that a receiver is an input of; a shared key or value keeps its own name."""
     if receiver == "verdict":
         return receiver
@@ -133,7 +133,7 @@ def _node(result: "PathsResult", receiver: str) -> str:
     return f"z.{site.layer}.h{site.head}" if site.component is Component.Q else receiver
 
 
-def _place(result: "PathsResult", name: str) -> tuple[float, float]:
+def _place(result: "PathPatchingResult", name: str) -> tuple[float, float]:
     """Return where a node is drawn: heads from left to right, the MLP beside them, half a block later."""
     if name == "verdict":
         return (result.n_heads / 2, result.n_layers + 0.3)

@@ -1,4 +1,4 @@
-"""PathsResult: the effect of every path followed, with its controls, finding, table and figures."""
+"""PathPatchingResult: the effect of every path followed, with its controls, finding, table and figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _PROMPT = ("item", "order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class PathsResult(JudgedResult):
+class PathPatchingResult(JudgedResult):
     """What one model's writes do to the other's verdict along single paths at the verdict token.
 
     Margins are first slot minus second slot as shown, in ``unit``. A path is ``sender -> receiver -> anything``; the

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from analyses.cross_model_patching.paths.result import PathsResult
+from analyses.cross_model_patching.paths.result import PathPatchingResult
 from analyses.cross_model_patching.paths.tracing import Frozen
 from analyses.cross_model_patching.paths.work import DIRECTIONS, Direction, Hop, Work
 from analyses.cross_model_patching.paths.writes import RECEIVING, senders_of
@@ -52,7 +52,7 @@ def trace_paths(
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = True,
-) -> PathsResult:
+) -> PathPatchingResult:
     """Follow what judge and base write differently along single paths to the verdict.
 
     Args:
@@ -194,7 +194,7 @@ def _follow(work: Work, hops: list[Hop], *, progress: bool) -> None:
         work.choose(hop)
 
 
-def _assemble(work: Work, *, parameters: dict[str, object], wall_time_s: float) -> PathsResult:
+def _assemble(work: Work, *, parameters: dict[str, object], wall_time_s: float) -> PathPatchingResult:
     prompts = work.prompts
     anatomy = prompts.pair.anatomy("base")
     meta = run_meta(
@@ -210,7 +210,7 @@ def _assemble(work: Work, *, parameters: dict[str, object], wall_time_s: float) 
     )
     half = np.ones(len(prompts))
     half[work.first_half] = 0.0
-    return PathsResult(
+    return PathPatchingResult(
         **prompts.axes(),  # type: ignore[arg-type]
         **work.edges(),
         directions=work.directions,

@@ -13,7 +13,7 @@ from workbench.hooks import Component, Site
 from workbench.results import Estimate, Finding
 
 if TYPE_CHECKING:
-    from analyses.cross_model_patching.paths.result import PathsResult
+    from analyses.cross_model_patching.paths.result import PathPatchingResult
 
 WAYS = {"judge_to_base": "with the judge's writes in the base", "base_to_judge": "with the base's writes in the judge"}
 """Directions in words."""
@@ -22,7 +22,7 @@ _SHOWN = 3
 _INPUTS = {Component.Q: "query", Component.K: "key", Component.V: "value"}
 
 
-def finding(result: "PathsResult") -> Finding:
+def finding(result: "PathPatchingResult") -> Finding:
     """Decide whether any path carries the judge's advantage, and say so first.
 
     A path is found when the pair has an advantage that random judges don't have, the path was chosen on one half of
@@ -53,7 +53,7 @@ def name_of(site: str) -> str:
     return f"the {_INPUTS[parsed.component]} of {kind} {parsed.layer}.{parsed.head}"
 
 
-def path_name(result: "PathsResult", index: int) -> str:
+def path_name(result: "PathPatchingResult", index: int) -> str:
     """Return a path in words, e.g. ``head 1.2 -> the query of head 3.0``."""
     return f"{name_of(result.edge_senders[index])} → {name_of(result.edge_receivers[index])}"
 
@@ -64,7 +64,7 @@ def _order(edges: views.Edges) -> list[int]:
     return [int(i) for i in chosen[np.argsort(-np.abs(edges.effect.value[chosen]), kind="stable")]]
 
 
-def _found(result: "PathsResult", edges: views.Edges) -> str:
+def _found(result: "PathPatchingResult", edges: views.Edges) -> str:
     said = []
     for direction in result.directions:
         here = [i for i in _order(edges) if edges.found[i] and result.edge_directions[i] == direction]
@@ -79,13 +79,13 @@ def _found(result: "PathsResult", edges: views.Edges) -> str:
     return f"Paths that carry the judge's advantage: {text}."
 
 
-def _part(result: "PathsResult", edges: views.Edges, index: int) -> str:
+def _part(result: "PathPatchingResult", edges: views.Edges, index: int) -> str:
     share, name = edges.recovery.value[index], path_name(result, index)
     direct = " (direct)" if result.edge_hops[index] == 0 else ""
     return f"{name}{direct} with {share:.0%} of the gap" if not np.isnan(share) else f"{name}{direct}"
 
 
-def _nothing(result: "PathsResult", told: Advantage, edges: views.Edges) -> str:
+def _nothing(result: "PathPatchingResult", told: Advantage, edges: views.Edges) -> str:
     if told.why_not():
         return f"Nothing found: {told.why_not()}."
     if not result.effect.any():
@@ -99,7 +99,7 @@ def _nothing(result: "PathsResult", told: Advantage, edges: views.Edges) -> str:
     )
 
 
-def _gap(result: "PathsResult", told: Advantage) -> Estimate:
+def _gap(result: "PathPatchingResult", told: Advantage) -> Estimate:
     control = Estimate(
         name=f"random judges of equal norm (95% of further ones; p = {told.chance.p:.2g})",
         value=told.chance.value, low=told.chance.low, high=told.chance.high, n=told.gap.n, unit=result.unit,
@@ -112,14 +112,14 @@ def _gap(result: "PathsResult", told: Advantage) -> Estimate:
     )
 
 
-def _path(result: "PathsResult", edges: views.Edges, index: int) -> Estimate:
+def _path(result: "PathPatchingResult", edges: views.Edges, index: int) -> Estimate:
     share = edges.recovery.value[index]
     said = "" if np.isnan(share) else f", {share:.0%} of the gap"
     name = f"{WAYS[result.edge_directions[index]]}: {path_name(result, index)}{said}"
     return _estimate(result, edges, index, f"{name} (chosen on other items; p = {edges.p[index]:.2g})")
 
 
-def _strongest(result: "PathsResult", edges: views.Edges, direction: str) -> list[Estimate]:
+def _strongest(result: "PathPatchingResult", edges: views.Edges, direction: str) -> list[Estimate]:
     """Return the strongest direct paths where none was chosen."""
     here = views.at_edges(result, direction=direction, hop=0)
     if not here or result.selected[here].any() or np.isnan(edges.effect.value[here]).all():
@@ -131,7 +131,7 @@ def _strongest(result: "PathsResult", edges: views.Edges, direction: str) -> lis
     ]
 
 
-def _estimate(result: "PathsResult", edges: views.Edges, index: int, name: str) -> Estimate:
+def _estimate(result: "PathPatchingResult", edges: views.Edges, index: int, name: str) -> Estimate:
     other = _interval(edges.mismatched, index)
     control = None if np.isnan(other.value) else estimate("another item's write", other, unit=result.unit)
     return estimate(name, _interval(edges.effect, index), unit=result.unit, control=control)
@@ -141,7 +141,7 @@ def _interval(cells: CellIntervals, index: int) -> Interval:
     return Interval(float(cells.value[index]), float(cells.low[index]), float(cells.high[index]), cells.n)
 
 
-def _limits(result: "PathsResult", told: Advantage) -> tuple[str, ...]:
+def _limits(result: "PathPatchingResult", told: Advantage) -> tuple[str, ...]:
     held = "attention" if result.frozen == "attention" else "attention and MLPs"
     said = []
     if not told.defined:

@@ -17,13 +17,13 @@ from workbench.results import tidy
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyses.cross_model_patching.paths.result import PathsResult
+    from analyses.cross_model_patching.paths.result import PathPatchingResult
 
 DIRECT = "direct"
 """Receiver of a direct path in the ``span`` column."""
 
 
-def frame(result: "PathsResult") -> "pd.DataFrame":
+def frame(result: "PathPatchingResult") -> "pd.DataFrame":
     """Return the table.
 
     Args:
@@ -37,7 +37,7 @@ def frame(result: "PathsResult") -> "pd.DataFrame":
     return tidy({name: whole[name] for name in whole.columns})
 
 
-def _margins(result: "PathsResult") -> dict[str, Any]:
+def _margins(result: "PathPatchingResult") -> dict[str, Any]:
     items = np.repeat(np.array(result.item_ids, dtype=object), len(result.orders))
     orders = np.tile(np.array(result.orders, dtype=object), len(result.item_ids))
     return {
@@ -50,7 +50,7 @@ def _margins(result: "PathsResult") -> dict[str, Any]:
     }
 
 
-def _paths(result: "PathsResult", edges: views.Edges) -> "pd.DataFrame":
+def _paths(result: "PathPatchingResult", edges: views.Edges) -> "pd.DataFrame":
     import pandas as pd
 
     span = [DIRECT if name == "verdict" else name for name in result.edge_receivers]
@@ -64,7 +64,7 @@ def _paths(result: "PathsResult", edges: views.Edges) -> "pd.DataFrame":
     return pd.concat([pd.DataFrame(block) for block in blocks], ignore_index=True)
 
 
-def _totals(result: "PathsResult") -> "pd.DataFrame":
+def _totals(result: "PathPatchingResult") -> "pd.DataFrame":
     import pandas as pd
 
     return pd.concat(

@@ -10,7 +10,7 @@ from analyses.cross_model_patching.advantage import Advantage, advantage, agains
 from analyses.metrics import FLOORS, LEVEL
 
 if TYPE_CHECKING:
-    from analyses.cross_model_patching.paths.result import PathsResult
+    from analyses.cross_model_patching.paths.result import PathPatchingResult
 
 
 class Edges(NamedTuple):
@@ -37,7 +37,7 @@ class Edges(NamedTuple):
         return np.maximum(self.p_items, self.p_chance)
 
 
-def gate(result: "PathsResult") -> Advantage:
+def gate(result: "PathPatchingResult") -> Advantage:
     """Return whether there is an advantage of the judge to follow."""
     return advantage(
         result.toward_label(result.judge_margin - result.base_margin),
@@ -47,19 +47,19 @@ def gate(result: "PathsResult") -> Advantage:
     )
 
 
-def toward(result: "PathsResult", values: Float[np.ndarray, "item order *cell"]) -> np.ndarray:
+def toward(result: "PathPatchingResult", values: Float[np.ndarray, "item order *cell"]) -> np.ndarray:
     """Return a slot-oriented quantity toward the label, averaged over orders: [item, *cell]."""
     sign = result.slot_sign().reshape(*values.shape[:2], *([1] * (values.ndim - 2)))
     return (values * sign).mean(1)
 
 
-def gap_of(result: "PathsResult", direction: str) -> Float[np.ndarray, " item"]:
+def gap_of(result: "PathPatchingResult", direction: str) -> Float[np.ndarray, " item"]:
     """Return the donor's margin minus the target's toward the label: what a full recovery would be."""
     gap = toward(result, result.judge_margin - result.base_margin)
     return gap if direction == "judge_to_base" else -gap
 
 
-def edges(result: "PathsResult") -> Edges:
+def edges(result: "PathPatchingResult") -> Edges:
     """Return the numbers of every path."""
     told, chosen = gate(result), result.selected == 1
     effect, mismatched = toward(result, result.effect), toward(result, result.mismatched_effect)
@@ -78,14 +78,16 @@ def edges(result: "PathsResult") -> Edges:
     )
 
 
-def mean_toward(result: "PathsResult", values: Float[np.ndarray, "item order sender"]) -> Float[np.ndarray, " sender"]:
+def mean_toward(
+    result: "PathPatchingResult", values: Float[np.ndarray, "item order sender"]
+) -> Float[np.ndarray, " sender"]:
     """Return means over labelled items, toward the label; toward the first slot where nobody labelled anything."""
     if not (result.labels >= 0).any():
         return values.mean((0, 1))
     return np.nanmean(toward(result, values), axis=0)
 
 
-def at_edges(result: "PathsResult", *, direction: str, hop: int) -> list[int]:
+def at_edges(result: "PathPatchingResult", *, direction: str, hop: int) -> list[int]:
     """Return the indices of one hop's paths."""
     named = zip(result.edge_directions, result.edge_hops, strict=True)
     return [i for i, (way, number) in enumerate(named) if (way, number) == (direction, hop)]
@@ -103,13 +105,13 @@ def _merged(values: np.ndarray, parts: list[np.ndarray], made: list[CellInterval
     return CellIntervals(value, low, high, min((found.n for found in made), default=0))
 
 
-def _intervals(result: "PathsResult", values: np.ndarray, chosen: np.ndarray) -> CellIntervals:
+def _intervals(result: "PathPatchingResult", values: np.ndarray, chosen: np.ndarray) -> CellIntervals:
     parts, seed = _parts(chosen), result.meta.seed
     made = [cell_intervals(values[:, part], clusters=result.clusters, seed=seed) for part in parts]
     return _merged(values, parts, made)
 
 
-def _recovery(result: "PathsResult", values: np.ndarray, chosen: np.ndarray, *, defined: bool) -> CellIntervals:
+def _recovery(result: "PathPatchingResult", values: np.ndarray, chosen: np.ndarray, *, defined: bool) -> CellIntervals:
     found = _merged(values, [], [])
     for direction in result.directions if defined else ():
         gap, here = gap_of(result, direction), np.array(result.edge_directions) == direction
@@ -121,14 +123,14 @@ def _recovery(result: "PathsResult", values: np.ndarray, chosen: np.ndarray, *, 
     return found
 
 
-def _family(result: "PathsResult", own: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _family(result: "PathPatchingResult", own: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     p = np.full(len(chosen), np.nan)
     if chosen.any():
         p[chosen] = family_p(own[:, chosen], clusters=result.clusters, seed=result.meta.seed)
     return p
 
 
-def _chance(result: "PathsResult", means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _chance(result: "PathPatchingResult", means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     p, bound = np.ones(len(means)), np.full(len(means), np.nan)
     for key in dict.fromkeys(zip(result.edge_directions, result.edge_hops, strict=True)):
         here = at_edges(result, direction=key[0], hop=key[1])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from analyses.cross_model_patching.paths import PathsResult, trace_paths
+from analyses.cross_model_patching.paths import PathPatchingResult, trace_paths
 from workbench import load_items, load_pair
 from workbench.errors import ParameterError, UnknownSite
 from workbench.hooks import Component, Site
@@ -132,7 +132,7 @@ def test_the_two_halves_share_no_cluster_and_chosen_paths_are_tested_on_the_othe
 
 
 def test_result_is_saved_drawn_and_tabulated(planted, tmp_path):
-    loaded = PathsResult.load(planted.save(tmp_path / "paths"))
+    loaded = PathPatchingResult.load(planted.save(tmp_path / "paths"))
     assert loaded.summary() == planted.summary()
     frame = planted.to_frame()
     assert set(frame.metric) == {"verdict_margin", "path_effect", "path_recovery", "total_effect"}
