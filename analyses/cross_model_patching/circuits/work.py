@@ -172,14 +172,15 @@ class CircuitWork:
             patch_row([cell for i, cell in enumerate(self.cells) if i not in set(alive)], target, donor)
             for alive in some
         ]
-        own = own_margin(target, self.verdict)[0]
-        effects = {self.every: np.zeros_like(own)}
+        effects = {self.every: np.zeros(len(target.batch))}
         if rows:
             self.checked = max(self.checked, target.check(rows, ids=self.verdict.ids, seed=self.choices.seed))
             found = read_rows(target, rows, self.verdict)
             self.noise = max(self.noise, found.noise)
             effects |= {alive: found.effect[:, k] for k, alive in enumerate(some)}
-        return self.prompts.by_item(np.stack([own + effects[alive] for alive in sets], axis=-1))
+        # On top of the margins that are kept: what changes nothing gives exactly these, in whatever batch it ran.
+        own = self.margins[SIDES.index(side), list(items)]
+        return own[..., None] + self.prompts.by_item(np.stack([effects[alive] for alive in sets], axis=-1))
 
     def _over_training(self, side: Side, sets: Sequence[Alive], title: str) -> Float[np.ndarray, "item order set"]:
         found = np.full((*self.margins.shape[1:], len(sets)), np.nan)
@@ -246,9 +247,10 @@ class CircuitWork:
             return
         self._draw_subsets()
         items = np.flatnonzero(self.prompts.done).tolist()
-        for at, side in enumerate(SIDES):
-            plan = self._plan(at)
-            sets = list(dict.fromkeys(plan.values()))
+        plans = [self._plan(at) for at in range(len(SIDES))]
+        # The same rows in both: one model given twice then rounds alike, and differs by exactly nothing.
+        sets = list(dict.fromkeys(alive for plan in plans for alive in plan.values()))
+        for at, (side, plan) in enumerate(zip(SIDES, plans, strict=True)):
             run = partial(self._run, side=side, sets=sets)
             for some, values in self._each(items, f"circuits in the {side}", run):
                 for (name, one, two), alive in plan.items():

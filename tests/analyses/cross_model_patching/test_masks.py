@@ -342,6 +342,19 @@ def test_an_interrupted_run_keeps_what_it_has(tuned, monkeypatch):
     assert found.finding.headline.startswith("Nothing found")
 
 
+def test_masks_that_were_never_put_in_are_said(tuned, monkeypatch):
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analyses.cross_model_patching.masks.work.MaskWork.evaluate", stop)
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        found = learn_mask(tuned, ITEMS[:6], **{**QUIET, "steps": 2, "lambdas": (0.01,)})
+    assert found.trained.any()
+    assert not found.finding.found
+    assert len(found.to_frame())
+    assert found.panels() == ()
+
+
 def test_same_seed_same_table(tuned):
     options = {**QUIET, "steps": 4, "lambdas": (0.01, 0.1)}
     first, again = (learn_mask(tuned, ITEMS[:6], **options) for _ in range(2))
