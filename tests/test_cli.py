@@ -292,6 +292,32 @@ def test_a_choice_python_also_takes_by_position_is_a_choice(folders, tmp_path):
     ran_from_a_shell("behavior.probes", folders, tmp_path, "judge", "-f", "pairwise", "-p", named, "-p", "controls=0")
 
 
+PATCHING = {
+    "cross_model_patching": ("spans=('answer_a',)", "random_sets=2"),
+    "cross_model_patching.lens": ("shuffles=2",),
+    "cross_model_patching.weights": ("granularity=('layer','module')",),
+    "cross_model_patching.screen": ("recheck=2",),
+    "cross_model_patching.paths": (),
+    "cross_model_patching.masks": ("lambdas=(0.1,)", "steps=3", "draws=3"),
+    "cross_model_patching.circuits": ("draws=3",),
+    "cross_model_patching.contrasts": ("contrast=order",),
+    "cross_model_patching.bias": ("probe=position", "random_sets=2"),
+    "cross_model_patching.biases": ("probes=('position',)",),
+}
+"""Choices that keep each part of cross-model patching small."""
+
+
+def test_every_part_of_patching_has_a_name_in_the_shell():
+    assert set(PATCHING) == {name for name in cli.ANALYSES if name.startswith("cross_model_patching")}
+
+
+@pytest.mark.parametrize("analysis", PATCHING)
+def test_patching_runs_from_a_shell(folders, tmp_path, analysis):
+    more = [part for choice in PATCHING[analysis] for part in ("-p", choice)]
+    none = [] if analysis.endswith("biases") else ["-p", "controls=0"]
+    ran_from_a_shell(analysis, folders, tmp_path, "judge", "-f", "pairwise", *none, *more)
+
+
 def test_a_merge_is_compared_from_a_shell(folders, tmp_path):
     from tests.pairs.test_delta import lora_folder
 
