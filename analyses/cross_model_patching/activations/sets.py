@@ -38,13 +38,18 @@ def chosen_set(cells: Sequence[Cell], toward: Float[np.ndarray, "item cell"], *,
 
 
 def matched_set(cells: Sequence[Cell], own: Sequence[int], *, seed: Sequence[int]) -> tuple[int, ...]:
-    """Return as many random candidates of the same kinds and positions, heads of the same blocks; see :func:`matched`.
+    """Return as many other candidates, of the same kinds and positions, heads of the same blocks; see :func:`matched`.
+
+    Where a block has too few other heads, any other candidates stand in, so that sets are of one size.
 
     Args:
         cells: Of the sweep.
         own: The set to match.
         seed: Seed of the choice.
     """
-    free = [cells[i] for i in candidates(cells)]
     index = {cell: i for i, cell in enumerate(cells)}
-    return tuple(sorted(index[cell] for cell in matched([cells[i] for i in own], free, seed=seed)))
+    others = [i for i in candidates(cells) if i not in set(own)]
+    found = [index[cell] for cell in matched([cells[i] for i in own], [cells[i] for i in others], seed=seed)]
+    spare = [i for i in others if i not in set(found)]
+    more = np.random.default_rng([*seed, 1]).permutation(len(spare))[: len(own) - len(found)]
+    return tuple(sorted([*found, *(spare[int(k)] for k in more)]))

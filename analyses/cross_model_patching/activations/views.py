@@ -1,12 +1,12 @@
 """Numbers read off a patching run: effects, recoveries, controls and tests of every cell, both directions together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
+from analyses.cells import CellIntervals, by_pattern, cell_intervals, cell_ratios, family_p, known_means
 from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, means_on_same_items
 from analyses.metrics import FLOORS, LEVEL, Interval, mean_interval, ratio_interval
 
@@ -146,30 +146,9 @@ def set_effect(result: "ActivationPatchingResult", at: int, which: int) -> Inter
     return mean_interval(toward(result, result.set_effect[at, which]), seed=result.meta.seed, clusters=result.clusters)
 
 
-def by_pattern(values: Float[np.ndarray, "item cell"], make: Callable[[np.ndarray], CellIntervals]) -> CellIntervals:
-    """Return intervals of cells that aren't known for the same items: a prompt may lack a span.
-
-    Args:
-        values: One value per item and cell.
-        make: Gives the intervals of cells that are.
-    """
-    known = ~np.isnan(values)
-    value, low, high = (np.full(values.shape[1], np.nan) for _ in range(3))
-    patterns, member = np.unique(known, axis=1, return_inverse=True)
-    n = 0
-    for index in range(patterns.shape[1]):
-        chosen = np.flatnonzero(member.ravel() == index)
-        found = make(values[:, chosen])
-        value[chosen], low[chosen], high[chosen] = found.value, found.low, found.high
-        n = max(n, found.n)
-    return CellIntervals(value, low, high, n)
-
-
 def mean_known(values: Float[np.ndarray, "item order cell"]) -> Float[np.ndarray, " cell"]:
     """Return means over items and orders; NaN where nothing is known."""
-    flat = values.reshape(-1, values.shape[-1])
-    counts = (~np.isnan(flat)).sum(0)
-    return np.divide(np.nansum(flat, axis=0), counts, out=np.full(flat.shape[1], np.nan), where=counts > 0)
+    return known_means(values.reshape(-1, values.shape[-1]))
 
 
 def _family(effects: Float[np.ndarray, "item cell"], result: "ActivationPatchingResult") -> np.ndarray:

@@ -280,4 +280,9 @@ def test_matched_sets_keep_component_and_block():
     for other in drawn:
         assert sorted(cells[i].layer for i in other) == [2, 4]
         assert all(cells[i].component is Component.Z for i in other)
+        assert not set(other) & set(own)
     assert len(set(drawn)) > 3
+    crowded = [i for i, cell in enumerate(cells) if cell.component is Component.Z and cell.layer == 2][:3]
+    other = matched_set(cells, crowded, seed=[0])
+    assert len(other) == 3
+    assert not set(other) & set(crowded)
