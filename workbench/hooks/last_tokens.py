@@ -17,7 +17,7 @@ change by more than rounding.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +73,33 @@ def last_tokens_only(executor: HooksBackend, *, count: int = 1) -> Iterator[Tail
             stack.enter_context(forward_replaced(child, _at_the_end(child.forward, count=count)))
         stack.enter_context(_LastQueries(count=count))
         yield plan
+
+
+@contextmanager
+def last_block_at_the_end(executor: HooksBackend, *, count: int, watched: Iterable[str]) -> Iterator[None]:
+    """While open, the last block computes what feeds no key or value at the last columns only.
+
+    Nothing reads its output at the other columns but norm and unembedding, at the last ones. Keys and values are
+    made for every column.
+
+    Args:
+        executor: Whose model is entered; it must be the only one running it.
+        count: Number of columns, from the end.
+        watched: Paths of modules that are hooked; what holds one of them runs in full, so that its hook sees all
+            columns.
+    """
+    inside = tuple(watched)
+    paths = [
+        path
+        for path in TailPlan.of(executor.anatomy).paths[-1]
+        if not any(other.startswith(f"{path}.") for other in inside)
+    ]
+    with ExitStack() as stack:
+        stack.enter_context(module_lock(executor.module))
+        for path in paths:
+            child = executor.module.get_submodule(path)
+            stack.enter_context(forward_replaced(child, _at_the_end(child.forward, count=count)))
+        yield
 
 
 def _at_the_end(own: Callable[..., Any], *, count: int) -> Callable[..., Any]:

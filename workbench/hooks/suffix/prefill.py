@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from workbench.errors import ParameterError
 from workbench.hooks.anatomy import Anatomy
+from workbench.hooks.last_tokens import last_block_at_the_end
 from workbench.hooks.sites import Component, Site
 from workbench.hooks.torch_backend import HooksBackend
 from workbench.tokens import TokenBatch
@@ -62,7 +63,11 @@ class Prefill:
             return cls(batch=batch, tokens=tokens, cache=None, masks=(), values=values, logits=cast(Tensor, run.logits))
         sites |= dict.fromkeys(Site(Component.RESID_PRE, layer) for layer in range(anatomy.n_layers))
         cache = DynamicCache()
-        with seen_masks(executor, keep=tokens) as masks:
+        hooked = [anatomy.ports[site.whole].path for site in sites]
+        with (
+            last_block_at_the_end(executor, count=tokens, watched=hooked),
+            seen_masks(executor, keep=tokens) as masks,
+        ):
             run = executor.run_cached(
                 batch,
                 capture=list(sites),
