@@ -1,6 +1,6 @@
 """Intervals and tests for many cells at once: every head of every layer over the same clusters of items."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +124,38 @@ def family_p(
         total += len(signs)
     exact = n <= _EXACT_UP_TO
     return ((reached if exact else reached + 1) / (total if exact else total + 1)).reshape(cells)
+
+
+def by_pattern(values: Float[np.ndarray, "item cell"], make: Callable[[np.ndarray], CellIntervals]) -> CellIntervals:
+    """Return intervals of cells that aren't known for the same items: a prompt may lack a span, or its alignment.
+
+    Args:
+        values: One value per item and cell.
+        make: Gives the intervals of cells that are.
+
+    Returns:
+        The intervals; ``n`` is that of the cells known for most clusters.
+    """
+    value, low, high = (np.full(values.shape[1], np.nan) for _ in range(3))
+    patterns, member = np.unique(~np.isnan(values), axis=1, return_inverse=True)
+    n = 0
+    for index in range(patterns.shape[1]):
+        chosen = np.flatnonzero(member.ravel() == index)
+        found = make(values[:, chosen])
+        value[chosen], low[chosen], high[chosen] = found.value, found.low, found.high
+        n = max(n, found.n)
+    return CellIntervals(value, low, high, n)
+
+
+def known_means(values: Float[np.ndarray, "*lead item cell"]) -> Float[np.ndarray, "*lead cell"]:
+    """Return means over the items that are known, cell by cell; NaN where none is.
+
+    Args:
+        values: Any values whose last axes are item and cell.
+    """
+    counts = (~np.isnan(values)).sum(-2)
+    sums = np.nansum(values, axis=-2)
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
 def _sign_patterns(n: int, *, seed: int) -> list[Float[np.ndarray, "flip cluster"]]:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy import stats
 
+from analyses.cells import known_means
 from analyses.cross_model_patching.sweeping import as_numpy
 from analyses.cross_model_patching.verdicts import VerdictIds
 from analyses.looping import Prompts, controlled_items, random_judges
@@ -20,6 +22,9 @@ from workbench.hooks import HooksBackend
 
 LEAST_GAP = 0.05
 """A margin that moved by less, on average, is too small to divide by: recovery isn't defined."""
+
+FEWEST_SHARED = 4
+"""Clusters of held-out items that random judges have to be asked on for a confirmation to be held against them."""
 
 
 class Advantage(NamedTuple):
@@ -98,13 +103,51 @@ def means_on_same_items(
     whole = (asked == items).all(1) & items.any()
     if not whole.any():
         items = ~np.isnan(own).all(1)
-    return _known_means(draws[whole][:, items], axis=1), _known_means(own[items], axis=0)
+    kept = draws[whole][:, items]
+    # A cell's items are those that all of them have.
+    known = ~(np.isnan(own[items]) | np.isnan(kept).any(0))
+    return known_means(np.where(known, kept, np.nan)), known_means(np.where(known, own[items], np.nan))
 
 
-def _known_means(values: np.ndarray, *, axis: int) -> np.ndarray:
-    counts = (~np.isnan(values)).sum(axis)
-    sums = np.nansum(values, axis=axis)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+class HeldOut(NamedTuple):
+    """Means of random changes and of the real one over items nothing was chosen on, as far as these were asked."""
+
+    draws: Float[np.ndarray, "whole cell"]
+    """Of random judges."""
+    own: Float[np.ndarray, " cell"]
+    """Of the judge, over the same items."""
+    note: str
+    """What it was compared over where too few items are held out and asked; empty otherwise."""
+
+
+def means_held_out(
+    draws: Float[np.ndarray, "draw item cell"],
+    own: Float[np.ndarray, "item cell"],
+    *,
+    held_out: Bool[np.ndarray, " item"],
+    clusters: Sequence[str],
+) -> HeldOut:
+    """Return :func:`means_on_same_items` of the items a confirmation may look at.
+
+    Where random judges were asked on fewer than :data:`FEWEST_SHARED` clusters of these, it is all items they were
+    asked on, which the note says.
+
+    Args:
+        draws: Oriented changes of random judges; NaN on items they weren't asked.
+        own: Oriented change of the judge; NaN where it isn't known.
+        held_out: Items nothing was chosen on.
+        clusters: What each item is independent by.
+    """
+    asked = (~np.isnan(draws).all(2) & ~np.isnan(own).all(1)).any(0)
+    shared = asked & held_out
+    count = len({cluster for cluster, kept in zip(clusters, shared, strict=True) if kept})
+    if count >= FEWEST_SHARED or not asked.any():
+        return HeldOut(*means_on_same_items(draws[:, held_out], own[held_out]), "")
+    said = (
+        f"Random judges were asked on {count} independent items of the half for confirmation: they are compared over "
+        f"all {int(asked.sum())} items they were asked on, also those of the half that was chosen on (control_items)."
+    )
+    return HeldOut(*means_on_same_items(draws, own), said)
 
 
 def random_gaps(
@@ -157,7 +200,9 @@ def against_largest(
 ) -> tuple[Float[np.ndarray, " cell"], float]:
     """Return each cell's p against the *largest* cell of random changes, and the bound one more of these stays within.
 
-    Holding every cell against the largest of each draw corrects over the whole sweep, whatever the cells share.
+    Holding every cell against the largest of each draw corrects over the whole sweep, whatever the cells share. A
+    largest cell is skewed to the right: Student's upper tail alone would give false alarms in 7 to 10% of sweeps, so
+    that p is twice that tail (4 to 6%), and below .05 exactly where a cell is beyond the bound.
 
     Args:
         effects: Mean effect of every cell of the real pair, over the items the random changes were measured on; see
@@ -165,13 +210,14 @@ def against_largest(
         draws: The same of random changes.
 
     Returns:
-        One-sided p-values of the sizes (1 with too few draws, or where a cell isn't known) and the upper end of the 95%
+        p-values of the sizes (1 with too few draws, or where a cell isn't known) and the upper end of the 95%
         prediction interval of a further draw's largest cell (NaN with too few).
     """
     if len(draws) < FEWEST_DRAWS or np.isnan(draws).all():
         return np.ones_like(effects), float("nan")
     largest = np.nanmax(np.abs(draws), axis=1)
-    sizes = np.nan_to_num(np.abs(effects))
-    found = [against_draws(float(size), largest) for size in sizes]
-    p = [chance.p / 2 if size > chance.value else 1.0 for size, chance in zip(sizes, found, strict=True)]
-    return np.array(p), further_draw(largest)[1]
+    mean, n = float(largest.mean()), len(largest)
+    beyond = np.fmax(np.nan_to_num(np.abs(effects)) - mean, 0.0)
+    spread = float(largest.std(ddof=1)) * math.sqrt(1 + 1 / n)
+    distance = np.divide(beyond, spread, out=np.where(beyond > 0, np.inf, 0.0), where=spread > 0)
+    return 2 * stats.t.sf(distance, n - 1), further_draw(largest)[1]

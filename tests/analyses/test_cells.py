@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from analyses.cells import cell_intervals, family_p
+from analyses.cells import by_pattern, cell_intervals, family_p, known_means
 from analyses.metrics import mean_interval, sign_flip_test
 
 
@@ -60,3 +60,15 @@ def test_family_wise_error_under_the_null_is_kept():
     clusters = [str(i) for i in range(14)]
     smallest = [family_p(rng.standard_normal((14, 40)), clusters=clusters, seed=k).min() for k in range(60)]
     assert np.mean(np.array(smallest) < 0.05) <= 0.15
+
+
+def test_means_and_intervals_of_cells_that_are_not_known_for_the_same_items():
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan], [np.nan, 8.0, np.nan]])
+    np.testing.assert_array_equal(known_means(values), [2.0, 6.0, np.nan])
+    np.testing.assert_array_equal(known_means(values[None]), [[2.0, 6.0, np.nan]])
+    made = by_pattern(values, lambda part: cell_intervals(part, clusters=["a", "b", "c"], seed=0))
+    np.testing.assert_array_equal(made.value, known_means(values))
+    assert made.n == 2
+    for cell in (0, 1):
+        alone = cell_intervals(values[:, cell], clusters=["a", "b", "c"], seed=0)
+        assert (made.low[cell], made.high[cell]) == (alone.low, alone.high)

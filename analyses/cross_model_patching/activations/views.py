@@ -121,11 +121,31 @@ def _sweep(
     )
 
 
-def first_difference(result: "ActivationPatchingResult") -> int | None:
-    """Return the lowest block in which any cell of the sweep differs between the models; None where none does."""
-    moved = ~np.all((result.zero == 1) | np.isnan(result.zero), axis=(0, 1, 2))
-    layers = [layer for layer, differs in zip(result.layers, moved, strict=True) if differs]
-    return min(layers, default=None)
+def same_below(result: "ActivationPatchingResult") -> int | None:
+    """Return the lowest block in which any cell differs between the models, if the sweep saw that nothing below does.
+
+    It did where the stream that enters the block was patched, or every block below it.
+
+    Returns:
+        The block; None where it is the first, where no cell differs, or where blocks below were left out.
+    """
+    same = np.all((result.zero == 1) | np.isnan(result.zero), axis=(0, 1, 2))
+    layers = np.array(result.layers)
+    if same.all():
+        return None
+    first = int(layers[~same].min())
+    at_entry = np.array([name == "resid_pre" for name in result.components]) & (layers == first)
+    seen = (at_entry & same).any() or set(range(first)) <= set(result.layers)
+    return first if first and seen and not (at_entry & ~same).any() else None
+
+
+def earliest_write(result: "ActivationPatchingResult", sweep: Sweep) -> int | None:
+    """Return the strongest write found in the lowest block where any was; None where only the stream, or nothing."""
+    kept = sweep.found & np.array([not name.startswith("resid") for name in result.components])
+    layers = np.array(result.layers)
+    if not kept.any():
+        return None
+    return strongest(np.where(kept & (layers == layers[kept].min()), sweep.effect.value, np.nan), count=1)[0]
 
 
 def donor_gap(result: "ActivationPatchingResult", direction: str) -> Float[np.ndarray, "item order"]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.cross_model_patching.advantage import LEAST_GAP
+from analyses.cross_model_patching.advantage import FEWEST_SHARED, LEAST_GAP
 from analyses.cross_model_patching.bias import views
 from analyses.cross_model_patching.bias.views import Bias, Check, Confirmation
 from analyses.judged import estimate
@@ -192,6 +192,11 @@ def _limits(result: "BiasSitesResult") -> tuple[str, ...]:
         own.append(
             "A head (z) is read before its output projection: where tuning changed that, the other model's values in "
             "the head take nothing away, and those in attn_out do."
+        )
+    if result.sets and len(result.random_margin) and (shared := views.shared_clusters(result)) < FEWEST_SHARED:
+        own.append(
+            f"Random judges were asked on {shared} independent items of the other half: what they do with the "
+            f"{result.other_side}'s values there is held against that little (control_items)."
         )
     return (
         *own,

@@ -1,13 +1,13 @@
 """Numbers read off a located bias: the bias itself, what every cell takes away, whether the named set is confirmed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analyses.cells import CellIntervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import LEAST_GAP, against_largest
+from analyses.cells import CellIntervals, by_pattern, cell_ratios, family_p, known_means
+from analyses.cross_model_patching.advantage import LEAST_GAP, against_largest, means_on_same_items
 from analyses.cross_model_patching.bias.plan import PERTURBED, PLACEBO, UNPERTURBED
 from analyses.metrics import (
     FLOORS,
@@ -204,15 +204,16 @@ def bias(result: "BiasSitesResult") -> Bias:
     placebo = (
         share * _shift_from_unperturbed(result, margins, _at(result, PLACEBO)) if share else np.full(len(own), np.nan)
     )
-    draws = [bias_of(result, margin) for margin in result.random_margin]
-    draws = [draw for draw in draws if (~np.isnan(draw)).any()]
-    chance = made_chance = _NO_CHANCE
-    if draws:
-        asked = ~np.isnan(draws[0])
-        changes = np.array([np.nanmean((draw - base)[asked]) for draw in draws])
-        chance, made_chance = (
-            against_draws(float(np.nanmean(values[asked])), changes) for values in (own, judge - base)
-        )
+    drawn = np.array([bias_of(result, margin) - base for margin in result.random_margin])
+    # Two columns over the same items: what is held against the changes, and the same changes for both.
+    changes, (mine, added) = means_on_same_items(
+        np.repeat(drawn.reshape(-1, len(own), 1), 2, axis=2), np.stack([own, judge - base], axis=1)
+    )
+    chance, made_chance = (
+        (against_draws(float(value), changes[:, 0]) for value in (mine, added))
+        if len(changes)
+        else (_NO_CHANCE, _NO_CHANCE)
+    )
     return Bias(
         own=_mean(result, own),
         other=_mean(result, other),
@@ -256,53 +257,41 @@ def confirmation(result: "BiasSitesResult") -> Confirmation | None:
     patched = [-(effect * sign).mean(-1) for effect in result.set_effect]
     ablated = [whole - (after * sign).mean(-1) for after in result.set_shift]
     given = -(result.set_other_effect[0] * sign).mean(-1)
-    draws = [_known_mean(-(draw[0] * sign).mean(-1)) for draw in result.random_set_other_effect]
+    drawn = -(result.random_set_other_effect[:, 0] * sign).mean(-1)
+    draws, same = means_on_same_items(drawn[..., None], given[:, None])
     size = _known_mean(np.where(np.isnan(given), np.nan, whole))
-    random = np.array(draws) / size if draws and size else np.zeros(0)
-    own = _ratio(result, given, whole)
+    random, mine = (draws[:, 0] / size, float(same[0]) / size) if size else (np.zeros(0), np.nan)
     return Confirmation(
         patched=_check(result, patched, whole),
         ablated=_check(result, ablated, whole),
         induced=_check(result, [(effect * sign).mean(-1) for effect in result.set_induced], whole),
-        given=Check(own, against_draws(own.value, random)),
+        given=Check(_ratio(result, given, whole), against_draws(mine, random)),
         side=_side_effect(result),
     )
-
-
-def by_pattern(values: Float[np.ndarray, "item cell"], make: Callable[[np.ndarray], CellIntervals]) -> CellIntervals:
-    """Return intervals of cells that aren't known for the same items: prompts may lack a span, or its alignment.
-
-    Args:
-        values: One value per item and cell.
-        make: Gives the intervals of cells that are.
-    """
-    known = ~np.isnan(values)
-    value, low, high = (np.full(values.shape[1], np.nan) for _ in range(3))
-    patterns, member = np.unique(known, axis=1, return_inverse=True)
-    n = 0
-    for index in range(patterns.shape[1]):
-        chosen = np.flatnonzero(member.ravel() == index)
-        found = make(values[:, chosen])
-        value[chosen], low[chosen], high[chosen], n = found.value, found.low, found.high, max(n, found.n)
-    return CellIntervals(value, low, high, n)
 
 
 def _map(result: "BiasSitesResult", effect: np.ndarray, random: np.ndarray) -> CellMap:
     told, sign, whole = bias(result), toward(result), shift(result)
     removed = -(effect * sign[..., None]).mean(1)
     share = by_pattern(removed, lambda part: cell_ratios(part, whole, clusters=result.clusters, seed=result.meta.seed))
-    means = _known_means(removed)
+    means = known_means(removed)
     if not told.defined:
         blank = np.full(len(means), np.nan)
         share = CellIntervals(blank, blank.copy(), blank.copy(), share.n)
     known = ~np.isnan(whole)
     clusters = [c for c, k in zip(result.clusters, known, strict=True) if k]
     p_items = family_p(np.nan_to_num(removed[known]), clusters=clusters, seed=result.meta.seed)
-    draws = [_known_means(-(draw * sign[..., None]).mean(1)) for draw in random]
-    kept = [draw for draw in draws if not np.isnan(draw).all()]
-    p_chance, bound = against_largest(np.nan_to_num(means), np.array(kept).reshape(len(kept), len(means)))
+    draws, same = means_on_same_items(-(random * sign[..., None]).mean(2), removed)
+    p_chance, bound = against_largest(same, draws)
     passed = (means > FLOORS * told.floor) & (p_items < LEVEL) & (p_chance < LEVEL)
     return CellMap(share, means, p_items, p_chance, bound, passed & told.present)
+
+
+def shared_clusters(result: "BiasSitesResult") -> int:
+    """Return on how many independent items of the other half random judges were asked."""
+    own, drawn = np.isnan(result.set_other_effect[0]).any(-1), np.isnan(result.random_set_other_effect[:, 0]).any(-1)
+    both = np.flatnonzero(~own & ~drawn.all(0))
+    return len({result.clusters[int(i)] for i in both})
 
 
 def _check(result: "BiasSitesResult", removed: Sequence[np.ndarray], whole: np.ndarray) -> Check:
@@ -374,8 +363,3 @@ def _ratio_value(top: np.ndarray, bottom: np.ndarray) -> float:
 def _known_mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else 0.0
-
-
-def _known_means(values: Float[np.ndarray, "item cell"]) -> Float[np.ndarray, " cell"]:
-    counts = (~np.isnan(values)).sum(0)
-    return np.divide(np.nansum(values, axis=0), counts, out=np.full(values.shape[1], np.nan), where=counts > 0)

@@ -178,7 +178,11 @@ def _undefined(result: "ContrastResult", totals: tuple[Total, ...]) -> tuple[str
 def _untested(result: "ContrastResult", cells: dict[Part, tuple[Named, ...]]) -> tuple[str, ...]:
     if any(cells.values()):
         half = int(np.nansum(result.confirming))
-        return (f"Cells were named on {len(result.item_ids) - half} items and estimated on {half} others.",)
+        over = dict.fromkeys(views.against_random(result, one.view).note for named in cells.values() for one in named)
+        return (
+            f"Cells were named on {len(result.item_ids) - half} items and estimated on {half} others.",
+            *(note for note in over if note),
+        )
     if cells and np.isnan(result.confirming).all():
         return ("No cell was named: too few independent items to name them on one half and test on the other.",)
     return ()

@@ -1,13 +1,18 @@
 """Numbers of a contrast: content and position parts, the judge's share, totals, cells, and which of them are named."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import LEAST_GAP, against_largest
+from analyses.cells import CellIntervals, by_pattern, cell_intervals, cell_ratios, family_p, known_means
+from analyses.cross_model_patching.advantage import (
+    LEAST_GAP,
+    HeldOut,
+    against_largest,
+    means_held_out,
+    means_on_same_items,
+)
 from analyses.metrics import (
     FEWEST_DRAWS,
     FLOORS,
@@ -146,29 +151,29 @@ def whole(result: "ContrastResult", model: Model, part: Part) -> Float[np.ndarra
 def _total(result: "ContrastResult", part: Part) -> Total:
     values = {model: whole(result, model, part) for model in MODELS}
     base, judge, added = (_mean(result, values[model]) for model in MODELS)
-    draws = random_totals(result, part)
-    chance = against_draws(added.value, draws)
+    changed = values["judge - base"]
+    draws, same = means_on_same_items(random_totals(result, part)[..., None], changed[:, None])
+    chance = against_draws(float(same[0]), draws[:, 0])
     # What is 0 by construction (the position part of an order swap) isn't tested.
-    testable = added.n > 1 and bool(np.nanmax(np.abs(values["judge - base"]), initial=0.0) > FLOORS * result.noise)
+    testable = added.n > 1 and bool(np.nanmax(np.abs(changed), initial=0.0) > FLOORS * result.noise)
     holds = testable and added.excludes(0.0) and abs(added.value) > FLOORS * result.noise
     return Total(part, base, judge, added, chance, chance.p if testable else float("nan"), holds)
 
 
-def random_totals(result: "ContrastResult", part: Part) -> Float[np.ndarray, " draw"]:
-    """Return the interaction of every random judge, on the items it was measured on."""
+def random_totals(result: "ContrastResult", part: Part) -> Float[np.ndarray, "draw item"]:
+    """Return the interaction of every random judge; NaN on items it wasn't asked."""
     gaps = result.random_margin - result.margin[0]
     if part == "bias":
         drawn = [in_view(result, gap[0], "position") for gap in gaps]
     else:
         drawn = [in_view(result, gap[0] - gap[1], part) for gap in gaps]
-    return np.array([np.nanmean(values) for values in drawn if (~np.isnan(values)).any()])
+    return np.array(drawn).reshape(len(drawn), len(result.item_ids))
 
 
-def random_cells(result: "ContrastResult", view: View) -> Float[np.ndarray, "draw cell"]:
-    """Return the interaction of every cell with every random judge."""
-    drawn = [means(in_view(result, draw - result.effect[0], view)) for draw in result.random_effect]
-    kept = [row for row in drawn if not np.isnan(row).all()]
-    return np.array(kept).reshape(len(kept), len(result.components))
+def random_cells(result: "ContrastResult", view: View) -> Float[np.ndarray, "draw item cell"]:
+    """Return the interaction of every cell with every random judge; NaN on items it wasn't asked."""
+    drawn = [in_view(result, draw - result.effect[0], view) for draw in result.random_effect]
+    return np.array(drawn).reshape(len(drawn), len(result.item_ids), len(result.components))
 
 
 def cells(result: "ContrastResult", model: Model, view: View) -> CellNumbers:
@@ -217,14 +222,14 @@ def named(result: "ContrastResult", view: View) -> tuple[Named, ...]:
     effect = in_view(result, of_model(result.effect, "judge - base"), view)
     if not first.size or not second.size or np.isnan(effect).all():
         return ()
-    sizes = means(effect[first])
-    known = np.flatnonzero(~np.isnan(sizes) & ~np.isnan(means(effect[second])) & (sizes != 0))
+    sizes = known_means(effect[first])
+    known = np.flatnonzero(~np.isnan(sizes) & ~np.isnan(known_means(effect[second])) & (sizes != 0))
     chosen = [int(i) for i in known[np.argsort(-np.abs(sizes[known]), kind="stable")][: result.named]]
     if not chosen:
         return ()
     p_items = _family(result, effect[second][:, chosen], second)
-    draws = random_cells(result, view)
-    every, bound = against_largest(means(effect[second]), draws)
+    drawn = against_random(result, view)
+    every, bound = against_largest(drawn.own, drawn.draws)
     p_chance = every[chosen]
     shift = whole(result, "judge - base", view)
     clusters = [result.clusters[i] for i in second]
@@ -251,28 +256,11 @@ def drawn_enough(result: "ContrastResult") -> bool:
     return len(result.random_margin) >= FEWEST_DRAWS
 
 
-def means(values: Float[np.ndarray, "item cell"]) -> Float[np.ndarray, " cell"]:
-    """Return means over the items that are known; NaN where none is."""
-    counts = (~np.isnan(values)).sum(0)
-    return np.divide(np.nansum(values, axis=0), counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
-
-
-def by_pattern(values: Float[np.ndarray, "item cell"], make: Callable[[np.ndarray], CellIntervals]) -> CellIntervals:
-    """Return intervals of cells that aren't known for the same items.
-
-    Args:
-        values: One value per item and cell.
-        make: Gives the intervals of cells that are.
-    """
-    value, low, high = (np.full(values.shape[1], np.nan) for _ in range(3))
-    patterns, member = np.unique(~np.isnan(values), axis=1, return_inverse=True)
-    n = 0
-    for index in range(patterns.shape[1]):
-        chosen = np.flatnonzero(member.ravel() == index)
-        found = make(values[:, chosen])
-        value[chosen], low[chosen], high[chosen] = found.value, found.low, found.high
-        n = max(n, found.n)
-    return CellIntervals(value, low, high, n)
+def against_random(result: "ContrastResult", view: View) -> HeldOut:
+    """Return every cell's interaction and that of random judges, over the same items nothing was named on."""
+    effect = in_view(result, of_model(result.effect, "judge - base"), view)
+    held_out = result.confirming == 1.0
+    return means_held_out(random_cells(result, view), effect, held_out=held_out, clusters=result.clusters)
 
 
 def _mean(result: "ContrastResult", values: Float[np.ndarray, " item"]) -> Interval:

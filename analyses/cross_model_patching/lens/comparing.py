@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from analyses.cells import CellIntervals, cell_intervals, family_p
-from analyses.cross_model_patching.advantage import against_largest
+from analyses.cross_model_patching.advantage import against_largest, means_on_same_items
 from analyses.cross_model_patching.lens import aggregate
 from analyses.cross_model_patching.lens.aggregate import Compared
 from analyses.metrics import FLOORS, LEVEL, Interval
@@ -79,30 +79,10 @@ def changed(
     """
     cells = result.cells(change)
     p = family_p(result.oriented(change), clusters=result.clusters, seed=result.meta.seed)
-    means, same = drawn_means(result.oriented(draws), result.oriented(change))
+    means, same = means_on_same_items(result.oriented(draws), result.oriented(change))
     chance_p, bound = against_largest(same, means)
     random = means.mean(0) if len(means) else np.full(change.shape[-1], np.nan)
     return Changed(cells, p, chance_p, bound, random, floor)
-
-
-def drawn_means(
-    draws: Float[np.ndarray, "draw item cell"], own: Float[np.ndarray, "item cell"]
-) -> tuple[Float[np.ndarray, "whole cell"], Float[np.ndarray, " cell"]]:
-    """Return the means of random changes and that of the real one over the same items.
-
-    What is particular to the items asked is common to all draws, so that their spread doesn't show it.
-
-    Args:
-        draws: Oriented changes of random judges; NaN on items they weren't asked. Draws that were interrupted, asked
-            on fewer items than another, are left out.
-        own: Oriented change of the judge.
-    """
-    asked = ~np.isnan(draws).any(2)
-    items = asked.any(0)
-    whole = (asked == items).all(1) & items.any()
-    if not whole.any():
-        items = ~np.isnan(own).any(1)
-    return draws[whole][:, items].mean(1), own[items].mean(0)
 
 
 def ranked(result: "VerdictLensResult", direction: int) -> Ranked:

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest
-from analyses.metrics import FEWEST_DRAWS, LEVEL
+from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest, means_on_same_items
+from analyses.metrics import LEVEL
 
 if TYPE_CHECKING:
     from analyses.cross_model_patching.weights.result import WeightSwapResult
@@ -64,8 +64,7 @@ def gap(result: "WeightSwapResult") -> Float[np.ndarray, "item order"]:
 def gate(result: "WeightSwapResult") -> Advantage:
     """Return what there is to locate."""
     change = result.toward_label(result.judge_margin - result.base_margin)
-    none = np.full((1, *change.shape), np.nan)
-    draws = result.toward_label(result.random_gap) if len(result.random_gap) else none
+    draws = result.toward_label(result.random_gap)
     return advantage(change, draws, clusters=result.clusters, seed=result.meta.seed)
 
 
@@ -110,44 +109,28 @@ def tested(result: "WeightSwapResult") -> Tested:
     """Test every swap over items and against random judges; both directions are one family."""
     cells = per_item(result, result.written)
     shape = cells.shape[1:]
-    draws = random_means(result, result.random_written)
-    control = ~np.isnan(result.random_gap).all((0, 2)) if len(draws) else np.ones(len(cells), dtype=bool)
-    same_items = np.nanmean(cells[control], axis=0) if control.any() else np.zeros(shape)
-    p_random, bound = against_largest(same_items.ravel(), draws.reshape(len(draws), cells[0].size))
+    means, same = _same_items(result, result.random_written, cells)
+    p_random, bound = against_largest(same, means)
     p_items = family_p(cells, clusters=result.clusters, seed=result.meta.seed)
     passes = (p_items < LEVEL) & (p_random.reshape(shape) < LEVEL) & ~result.unchanged & gate(result).found
     return Tested(p_items, p_random.reshape(shape), bound, passes)
 
 
-def random_means(result: "WeightSwapResult", values: np.ndarray) -> Float[np.ndarray, "draw direction part"]:
-    """Return each random judge's mean effects, over the items it was measured on.
-
-    Args:
-        result: The run.
-        values: ``[draw direction item order part]``.
-    """
-    cells = per_item(result, values)
-    kept = [draw for draw in cells if not np.isnan(draw).all()]
-    return np.array([_nanmean(draw) for draw in kept]).reshape(len(kept), *cells.shape[2:])
-
-
-def _nanmean(draw: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(draw)
-    return np.divide(
-        np.where(known, draw, 0.0).sum(0), known.sum(0), out=np.full(draw.shape[1:], np.nan), where=known.any(0)
-    )
+def _same_items(
+    result: "WeightSwapResult", random: np.ndarray, cells: Float[np.ndarray, "item direction part"]
+) -> tuple[Float[np.ndarray, "draw cell"], Float[np.ndarray, " cell"]]:
+    """Return means of random judges and of the judge over the items the former were asked on."""
+    draws = per_item(result, random)
+    return means_on_same_items(draws.reshape(*draws.shape[:2], cells[0].size), cells.reshape(len(cells), cells[0].size))
 
 
 def seen_bound(result: "WeightSwapResult") -> float:
-    """Return what the largest patch of one more random judge stays within; margin units, NaN with too few."""
-    draws = random_means(result, result.random_seen)
-    if len(draws) < FEWEST_DRAWS:
-        return float("nan")
-    flat = draws.reshape(len(draws), -1)
-    if np.isnan(flat).all():
-        return float("nan")
-    known = ~np.isnan(flat).all(0)
-    return against_largest(np.zeros(int(known.sum())), flat[:, known])[1]
+    """Return what the largest patch of one more random judge stays within; margin units, NaN with too few.
+
+    The largest of blocks and modules; of heads where nothing else was patched.
+    """
+    means, same = _same_items(result, result.random_seen, per_item(result, result.seen))
+    return against_largest(same, means)[1]
 
 
 def blind(result: "WeightSwapResult") -> Float[np.ndarray, "direction layer"]:

@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from analyses.cross_model_patching.lens import VerdictLensResult, measuring, verdict_lens
-from analyses.cross_model_patching.lens.comparing import drawn_means
 from analyses.cross_model_patching.lens.direct import Part, parts_of, sites_of_parts, split
 from analyses.cross_model_patching.lens.reading import Tail, points_of, see, top_error
 from analyses.cross_model_patching.verdicts import VerdictIds
@@ -274,18 +273,6 @@ def test_parts_that_dont_add_up_are_refused(monkeypatch):
 def test_bad_choices_are_refused(options):
     with pytest.raises(ParameterError):
         run(tiny_pair(), **options)
-
-
-def test_random_changes_are_held_against_the_real_one_on_the_same_items():
-    own = np.array([[1.0], [2.0], [9.0], [np.nan]])
-    draws = np.array([[[0.5], [0.7], [np.nan], [np.nan]], [[0.1], [0.1], [np.nan], [np.nan]],
-                      [[5.0], [np.nan], [np.nan], [np.nan]]])  # fmt: skip
-    means, same = drawn_means(draws, own)
-    np.testing.assert_allclose(means, [[0.6], [0.1]])
-    np.testing.assert_allclose(same, [1.5])
-    means, same = drawn_means(draws[:0], own)
-    assert means.shape == (0, 1)
-    np.testing.assert_allclose(same, [4.0])
 
 
 def test_controls_that_were_interrupted_count_on_the_items_they_were_asked(monkeypatch):
