@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from analyses.cross_model_patching.advantage import Advantage
 from analyses.cross_model_patching.paths import figures, statements, table, views
@@ -64,8 +64,11 @@ class PathPatchingResult(JudgedResult):
     """Change of the margin when a write is exchanged and everything behind it reacts."""
     random_gap: Float[np.ndarray, "draw item order"]
     """Random judge's margin minus the base's; NaN where not measured."""
-    random_effect: Float[np.ndarray, "draw edge"]
-    """Mean toward the label with a random judge of equal norm in the judge's place; NaN where not measured."""
+    random_effect: Float[np.ndarray, "draw asked edge"]
+    """Toward the label with a random judge of equal norm in the judge's place, both orders averaged, of the items of
+    :attr:`random_items`; NaN where not measured."""
+    random_items: Bool[np.ndarray, " item"]
+    """Items random judges were asked on."""
     selected: Float[np.ndarray, " edge"]
     """1 for paths chosen on one half of the items, which go on to the next hop."""
     confirming: Float[np.ndarray, " item"]
@@ -80,7 +83,8 @@ class PathPatchingResult(JudgedResult):
         **dict.fromkeys(("effect", "mismatched_effect"), (*_PROMPT, "edge")),
         "total_effect": ("direction", *_PROMPT, "sender"),
         "random_gap": ("draw", *_PROMPT),
-        "random_effect": ("draw", "edge"),
+        "random_effect": ("draw", "asked", "edge"),
+        "random_items": ("item",),
         "selected": ("edge",),
         "confirming": ("item",),
     }
@@ -94,6 +98,7 @@ class PathPatchingResult(JudgedResult):
             "sender": len(self.senders),
             "edge": len(self.edge_senders),
             "draw": len(self.random_gap),
+            "asked": int(self.random_items.sum()),
         }
 
     @property

@@ -156,6 +156,7 @@ def _limits(result: "PathPatchingResult", told: Advantage) -> tuple[str, ...]:
     return (
         *said,
         f"Up to {count} paths a hop went on, chosen on one half of the items; {hops + 1} hops were followed.",
+        *views.random_notes(result),
         f"Between sender and receiver {held} kept their clean values at the verdict token; behind a receiver "
         "everything reacts. Effects of paths don't add up to a sender's total.",
         "Writes at the verdict token only: what a head took from earlier tokens is in its write, and who wrote it "

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
-from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest
+from analyses.cross_model_patching.advantage import Advantage, HeldOut, advantage, against_largest, means_held_out
 from analyses.metrics import FLOORS, LEVEL
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def edges(result: "PathPatchingResult") -> Edges:
     effect, mismatched = toward(result, result.effect), toward(result, result.mismatched_effect)
     own = np.where(chosen & (result.confirming == 0)[:, None], np.nan, effect)
     means = _intervals(result, own, chosen)
-    p_items, (p_chance, bound) = _family(result, own, chosen), _chance(result, means.value)
+    p_items, (p_chance, bound) = _family(result, own, chosen), _chance(result, effect)
     found = chosen & told.found & (p_items < LEVEL) & (p_chance < LEVEL) & (np.abs(means.value) > FLOORS * result.noise)
     return Edges(
         effect=means,
@@ -130,10 +130,31 @@ def _family(result: "PathPatchingResult", own: np.ndarray, chosen: np.ndarray) -
     return p
 
 
-def _chance(result: "PathPatchingResult", means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    p, bound = np.ones(len(means)), np.full(len(means), np.nan)
+def against_random(result: "PathPatchingResult", effect: Float[np.ndarray, "item edge"], here: list[int]) -> HeldOut:
+    """Return some paths' effects and those of random judges, over the same items nothing was chosen on.
+
+    Args:
+        result: The run.
+        effect: Of every path, toward the label.
+        here: Which paths.
+    """
+    draws = np.full((len(result.random_effect), len(effect), len(here)), np.nan)
+    draws[:, result.random_items] = result.random_effect[..., here]
+    held_out = result.confirming == 1
+    return means_held_out(draws, effect[:, here], held_out=held_out, clusters=result.clusters)
+
+
+def random_notes(result: "PathPatchingResult") -> tuple[str, ...]:
+    """Return over what chosen paths are held against random judges, where that isn't the half for confirmation."""
+    effect, chosen = toward(result, result.effect), np.flatnonzero(result.selected == 1)
+    note = against_random(result, effect, chosen.tolist()).note if chosen.size else ""
+    return (note,) if note else ()
+
+
+def _chance(result: "PathPatchingResult", effect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    p, bound = np.ones(effect.shape[1]), np.full(effect.shape[1], np.nan)
     for key in dict.fromkeys(zip(result.edge_directions, result.edge_hops, strict=True)):
         here = at_edges(result, direction=key[0], hop=key[1])
-        draws = result.random_effect[:, here]
-        p[here], bound[here] = against_largest(np.nan_to_num(means[here]), draws[~np.isnan(draws).all(1)])
+        drawn = against_random(result, effect, here)
+        p[here], bound[here] = against_largest(drawn.own, drawn.draws)
     return p, bound

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from analyses.cells import family_p
 from analyses.cross_model_patching.advantage import (
+    FEWEST_SHARED,
     Advantage,
     advantage,
     against_largest,
+    means_on_same_items,
     random_gaps,
 )
 from analyses.cross_model_patching.paths.tracing import Frozen, check_rows, effects_by_item, trace
@@ -42,8 +44,8 @@ class Hop:
     """None is the verdict."""
     effect: Float[np.ndarray, "item order receiver sender"]
     mismatched: Float[np.ndarray, "item order receiver sender"]
-    random: Float[np.ndarray, "draw receiver sender"]
-    """Mean toward the label with random judges in the judge's place."""
+    random: Float[np.ndarray, "draw asked receiver sender"]
+    """Toward the label with random judges in the judge's place, both orders averaged; of :attr:`Work.asked`."""
     chosen: tuple[tuple[int, int], ...] = ()
     """(receiver, sender) of the paths that go on, the strongest first."""
 
@@ -67,6 +69,8 @@ class Work:
     total: Float[np.ndarray, "direction item order sender"]
     hops: list[Hop] = field(default_factory=list)
     random_gap: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    asked: list[int] = field(default_factory=list)
+    """Items random judges were asked on."""
     first_half: list[int] = field(default_factory=list)
     noise: float = 0.0
     self_test: float = 0.0
@@ -99,7 +103,7 @@ class Work:
             receivers=tuple(receivers),
             effect=np.full(shape, np.nan),
             mismatched=np.full(shape, np.nan),
-            random=np.zeros((0, *cells)),
+            random=np.zeros((0, 0, *cells)),
         )
 
     def models(self, items: Sequence[int], judge: HooksBackend | None = None) -> dict[str, Suffix]:
@@ -180,11 +184,12 @@ class Work:
                 self.prompts, self.verdict, self.margins[0], draws=self.draws, limit=self.limit,
                 batch_size=self.batch_size, seed=self.seed, measure=measure, items=chosen,
             )  # fmt: skip
+            self.asked = chosen if len(self.random_gap) else []
         else:
             self._again(chosen, measure)
         sign = self.prompts.slot_sign[chosen][None, :, :, None, None]
-        for values, hop in zip(found, hops, strict=True):
-            hop.random = _known_mean(values[: len(self.random_gap)] * sign)
+        for values, hop in zip(found, hops, strict=True) if self.asked else ():
+            hop.random = (values[: len(self.random_gap)] * sign).mean(2)
 
     def _again(self, chosen: Sequence[int], measure: Any) -> None:
         for draw, (_, executor) in enumerate(
@@ -213,12 +218,25 @@ class Work:
         toward = (hop.effect[first] * sign).mean(1).reshape(len(first), -1)
         means = toward.mean(0)
         p = family_p(toward, clusters=[self.prompts.clusters[i] for i in first], seed=self.seed)
-        chance = against_largest(means, hop.random.reshape(len(hop.random), means.size))[0]
         survive = (p < LEVEL) & (np.abs(means) > FLOORS * self.noise) & (means != 0)
         if len(hop.random) >= FEWEST_DRAWS:
-            survive &= chance < LEVEL
+            survive &= self._beyond_random(hop, first, toward)
         ranked = [int(i) for i in np.argsort(-np.abs(means), kind="stable") if survive[i]][: self.n_receivers]
         hop.chosen = tuple(divmod(i, len(self.senders)) for i in ranked)  # type: ignore[assignment]
+
+    def _beyond_random(
+        self, hop: Hop, first: Sequence[int], toward: Float[np.ndarray, "first path"]
+    ) -> Bool[np.ndarray, " path"]:
+        """Return which paths are larger than the largest of random judges, over the items both were asked on."""
+        shared = [i for i in first if i in set(self.asked)]
+        if len({self.prompts.clusters[i] for i in shared}) < FEWEST_SHARED:
+            note = "random judges on the half paths are chosen on: these were chosen over items alone (control_items)."
+            if note not in self.prompts.notes:
+                self.prompts.notes.append(note)
+            return np.ones(toward.shape[1], dtype=bool)
+        draws = hop.random[:, [self.asked.index(i) for i in shared]].reshape(len(hop.random), len(shared), -1)
+        means, same = means_on_same_items(draws, toward[[list(first).index(i) for i in shared]])
+        return against_largest(same, means)[0] < LEVEL
 
     def next_receivers(self, hop: Hop) -> tuple[Site, ...]:
         """Return where the chosen senders themselves receive, without what was followed before."""
@@ -249,8 +267,9 @@ class Work:
         for hop in self.hops:
             cells = [(r, s) for r in range(len(hop.receivers)) for s in range(len(self.senders))]
             kept = [k for k, (r, s) in enumerate(cells) if upstream(anatomy, self.senders[s], hop.receivers[r])]
-            draws = np.full((len(self.random_gap), *hop.random.shape[1:]), np.nan)
-            draws[: len(hop.random)] = hop.random
+            draws = np.full((len(self.random_gap), len(self.asked), *hop.random.shape[2:]), np.nan)
+            if len(hop.random):
+                draws[:] = hop.random
             for array, parts in ((hop.effect, effect), (hop.mismatched, mismatched), (draws, random)):
                 parts.append(array.reshape(*array.shape[:-2], len(cells))[..., kept])
             for r, s in (cells[k] for k in kept):
@@ -268,6 +287,7 @@ class Work:
             "effect": self.prompts.kept(np.concatenate(effect, axis=-1)),
             "mismatched_effect": self.prompts.kept(np.concatenate(mismatched, axis=-1)),
             "random_effect": np.concatenate(random, axis=-1),
+            "random_items": self.prompts.kept(np.isin(np.arange(len(self.prompts)), self.asked)),
             "selected": np.array(selected),
         }
 
@@ -297,11 +317,3 @@ def _others(clusters: Sequence[str]) -> list[int]:
         next((j % count for j in range(i + 1, i + count) if clusters[j % count] != clusters[i]), i)
         for i in range(count)
     ]
-
-
-def _known_mean(values: Float[np.ndarray, "draw item order receiver sender"]) -> np.ndarray:
-    """Return means over items and orders; draws of which nothing is known are left out."""
-    if not values.size:
-        return np.zeros((0, *values.shape[3:]))
-    flat = values.reshape(len(values), -1, *values.shape[3:])
-    return np.nanmean(flat[~np.isnan(flat).all((1, 2, 3))], axis=1)

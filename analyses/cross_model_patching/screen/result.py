@@ -64,9 +64,11 @@ class ScreenResult(JudgedResult):
     random_gap: Float[np.ndarray, "draw item order"]
     """Margins of random judges minus the base's; NaN where none was measured."""
     random_screened: Float[np.ndarray, "draw direction region unit"]
-    """Mean scores of random judges, toward the label where there is one."""
+    """Mean scores of random judges over :attr:`random_items`, toward the label where there is one."""
     random_exact: Float[np.ndarray, "draw direction place"]
-    """Mean exact effects of the same places."""
+    """Mean exact effects of the same places, over those of the same items nothing was named on."""
+    random_items: Bool[np.ndarray, " item"]
+    """Items random judges were asked on; the real scores and effects are held against them over these."""
     example_items: tuple[str, ...]
     """Items that keep the scores of every token."""
     example_tokens: tuple[tuple[tuple[str, ...], ...], ...]
@@ -88,6 +90,7 @@ class ScreenResult(JudgedResult):
         "random_gap": ("draw", "item", "order"),
         "random_screened": ("drawn", "direction", "region", "unit"),
         "random_exact": ("drawn", "direction", "place"),
+        "random_items": ("item",),
         "example_scores": ("example", "order", "direction", "token", "unit"),
     }
 

@@ -244,22 +244,23 @@ class _Run:
         }
 
     def _random_means(self) -> dict[str, np.ndarray]:
-        sign = self.work.orientation()
-        found: dict[str, list[np.ndarray]] = {"random_screened": [], "random_exact": []}
-        for draw in range(len(self.random_gap)):
-            items = [item for at, item in self.drawn if at == draw]
-            for kind, name in enumerate(found):
-                # direction item order ... -> mean over items and orders
-                values = [np.stack([self.drawn[draw, item][kind][at] for item in items])
-                          for at in range(len(self.work.plan.directions))] if items else []  # fmt: skip
-                if items:
-                    found[name].append(np.stack([_filled_means(part, sign[items]) for part in values]))
-        plan = self.work.plan
-        blank = {
-            "random_screened": np.zeros((0, len(plan.directions), len(plan.regions), len(plan.units))),
-            "random_exact": np.zeros((0, len(plan.directions), self.exact.shape[-1])),
-        }
-        return {name: np.stack(draws) if draws else blank[name] for name, draws in found.items()}
+        """Return means of the random judges that were asked on all control items, and which items these are."""
+        plan, sign = self.work.plan, self.work.orientation()
+        n_draws, asked = len(self.random_gap), sorted({item for _, item in self.drawn})
+        whole = [draw for draw in range(n_draws) if asked and all((draw, item) in self.drawn for item in asked)]
+        tested = [item for item in asked if not self.ranked[item]]
+        items = np.zeros(len(self.ranked), dtype=bool)
+        items[asked if whole else []] = True
+        screened = np.zeros((len(whole), len(plan.directions), len(plan.regions), len(plan.units)))
+        exact = np.full((len(whole), len(plan.directions), self.exact.shape[-1]), np.nan)
+        for k, draw in enumerate(whole):
+            for array, kind, chosen in ((screened, 0, asked), (exact, 1, tested)):
+                for at in range(len(plan.directions) if chosen else 0):
+                    values = np.stack([self.drawn[draw, item][kind][at] for item in chosen])
+                    array[k, at] = _filled_means(values, sign[chosen])
+        return {
+            "random_screened": screened, "random_exact": exact, "random_items": self.work.prompts.kept(items)
+        }  # fmt: skip
 
 
 def _filled_means(values: np.ndarray, sign: np.ndarray) -> np.ndarray:

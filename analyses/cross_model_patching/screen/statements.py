@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from analyses.cross_model_patching.advantage import FEWEST_SHARED
 from analyses.cross_model_patching.screen import views
 from analyses.cross_model_patching.screen.regions import BEFORE, region_title
 from analyses.cross_model_patching.screen.views import STREAM, Check
@@ -129,6 +130,12 @@ def _limits(result: "ScreenResult") -> list[str]:
     said = [line, *(_agreement_limit(result, direction) for direction in result.directions)]
     if not views.gate(result).labelled:
         said.append("No item is labelled: effects are those toward the first slot, and nothing can be called found.")
+    shared = views.shared_clusters(result)
+    if len(result.random_screened) and shared < FEWEST_SHARED:
+        said.append(
+            f"Random judges were asked on {shared} independent items of the half for exact patches: what these are "
+            "held against is that little (control_items)."
+        )
     said += [
         "Only cells that were patched exactly can be found; what the screen puts low was never looked at.",
         "Effects of single sites don't add up: later sites carry on what earlier ones wrote.",

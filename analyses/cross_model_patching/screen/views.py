@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p
+from analyses.cells import CellIntervals, cell_intervals, cell_ratios, family_p, known_means
 from analyses.cross_model_patching.advantage import Advantage, advantage, against_largest
 from analyses.cross_model_patching.screen.regions import BEFORE
 from analyses.metrics import FLOORS, LEVEL, RESAMPLES, Interval
@@ -105,7 +105,8 @@ def screen_map(result: "ScreenResult", direction: str) -> ScreenMap:
     cells = cell_intervals(values, clusters=result.clusters, seed=result.meta.seed)
     p = family_p(values, clusters=result.clusters, seed=result.meta.seed)
     draws = result.random_screened[:, at].reshape(-1, cells.value.size)
-    chance, bound = against_largest(cells.value.ravel(), draws)
+    same = known_means(values[result.random_items].reshape(-1, cells.value.size))
+    chance, bound = against_largest(same, draws)
     apart = (cells.low > 0) | (cells.high < 0)
     return ScreenMap(cells, p, bound, (p < LEVEL) & (chance.reshape(p.shape) < LEVEL) & apart)
 
@@ -119,7 +120,7 @@ def checks(result: "ScreenResult") -> tuple[Check, ...]:
     cells = cell_intervals(values, clusters=clusters, seed=seed)
     p = family_p(values, clusters=clusters, seed=seed)
     draws = np.stack([result.random_exact[:, at, k] for at, k in labels], axis=-1)
-    chance, _ = against_largest(cells.value, draws)
+    chance, _ = against_largest(known_means(values[result.random_items]), draws)
     found = []
     for index, (at, k) in enumerate(labels):
         direction, (region, unit) = result.directions[at], result.places[at][k]
@@ -136,6 +137,12 @@ def checks(result: "ScreenResult") -> tuple[Check, ...]:
             found=holds and abs(exact.value) > FLOORS * (result.meta.noise_floor or 0.0),
         ))  # fmt: skip
     return tuple(found)
+
+
+def shared_clusters(result: "ScreenResult") -> int:
+    """Return on how many independent items exact patches are held against those of random judges."""
+    both = result.random_items & ~result.ranked
+    return len({cluster for cluster, kept in zip(result.clusters, both, strict=True) if kept})
 
 
 def carried(result: "ScreenResult", direction: str, region: str = BEFORE) -> Check:
