@@ -163,4 +163,4 @@ class ActivationPatchingResult(JudgedResult):
 
 
 def _token(position: int) -> str:
-    return "at the last token" if position == -1 else f"{-position} tokens from the end"
+    return "at the last token" if position == -1 else f"at token {position}"

@@ -19,6 +19,8 @@ WAYS = {
 }
 """Directions in words."""
 
+_MOVES = {"judge_to_base": "brings", "base_to_judge": "takes away"}
+_RANDOM = "a random change of the same length there"
 _SHOWN = 3
 
 
@@ -47,19 +49,33 @@ def _found(result: "ActivationPatchingResult", found: dict[str, views.Sweep]) ->
         if best is None:
             said.append(f"with {WAYS[direction]} no site moves the verdicts beyond chance")
             continue
-        share = f"{sweep.recovery.value[best]:.0%} of the gap"
+        share = f"{_MOVES[direction]} {sweep.recovery.value[best]:.0%} of the gap"
         said.append(
-            f"with {WAYS[direction]}, {result.cell_name(best)} alone recovers {share} "
-            f"[{sweep.recovery.low[best]:.0%}, {sweep.recovery.high[best]:.0%}]"
+            f"with {WAYS[direction]}, {result.cell_name(best)} alone {share} "
+            f"[{sweep.recovery.low[best]:.0%}, {sweep.recovery.high[best]:.0%}]{_earliest(result, sweep, best)}"
         )
     text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}.{_below(result)}"
+    return f"{text[0].upper()}{text[1:]}.{_below(result, found)}"
 
 
-def _below(result: "ActivationPatchingResult") -> str:
-    """Say below which block the models hold the same bits, where they do."""
-    first = views.first_difference(result)
-    return f" Below block {first} both models hold the same bits." if first else ""
+def _earliest(result: "ActivationPatchingResult", sweep: views.Sweep, best: int) -> str:
+    """Name the strongest write of the lowest block where one passed, if that isn't the strongest one's own block."""
+    first = views.earliest_write(result, sweep)
+    if first is None or result.layers[first] >= result.layers[best]:
+        return ""
+    return f", and {result.cell_name(first)}, the first block with such a site, {sweep.recovery.value[first]:.0%}"
+
+
+def _below(result: "ActivationPatchingResult", found: dict[str, views.Sweep]) -> str:
+    """Say below which block the models hold the same bits, where they do, and what that means for sites behind it."""
+    first = views.same_below(result)
+    if first is None:
+        return ""
+    behind = any(
+        result.layers[index] > first for sweep in found.values() if (index := _best(result, sweep)) is not None
+    )
+    passed_on = f"; sites behind block {first} may only pass on what it does (swap_weights tells)" if behind else ""
+    return f" Below block {first} both models hold the same bits at the tokens patched{passed_on}."
 
 
 def _best(result: "ActivationPatchingResult", sweep: views.Sweep) -> int | None:
@@ -102,13 +118,13 @@ def _cells(result: "ActivationPatchingResult", direction: str, sweep: views.Swee
     writes = np.array([not name.startswith("resid") for name in result.components])
     given = direction == "judge_to_base"
     against = sweep.mismatched if given else sweep.noise
-    called = "another item's activation there" if given else "a random change of the same length there"
+    name = "another item's activation there" if given else _RANDOM
     said = []
     for index in views.strongest(np.where(writes, sweep.effect.value, np.nan), count=_SHOWN):
-        control = Interval(
-            float(against.value[index]), float(against.low[index]), float(against.high[index]), against.n
-        )
-        share = f", recovers {_share(sweep.recovery.value[index])}" if told.found else ""
+        # Spans differ in length from item to item: there's no other item's activation to put there.
+        kept, called = (against, name) if np.isfinite(against.value[index]) else (sweep.noise, _RANDOM)
+        control = Interval(float(kept.value[index]), float(kept.low[index]), float(kept.high[index]), kept.n)
+        share = f", {_MOVES[direction]} {_share(sweep.recovery.value[index])}" if told.found else ""
         said.append(
             Estimate(
                 name=f"{WAYS[direction]}: {result.cell_name(index)}{share} (p = {sweep.p[index]:.2g})",
@@ -117,7 +133,7 @@ def _cells(result: "ActivationPatchingResult", direction: str, sweep: views.Swee
                 high=float(sweep.effect.high[index]),
                 n=sweep.effect.n,
                 unit=result.unit,
-                control=estimate(called, control, unit=result.unit) if against.n else None,
+                control=estimate(called, control, unit=result.unit) if kept.n else None,
             )
         )
     return said

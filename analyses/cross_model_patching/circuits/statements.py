@@ -28,7 +28,7 @@ def finding(result: "CircuitResult") -> Finding:
     elif not gate.found:
         headline = f"Nothing found: {gate.why_not()}{_anyway(result, own)}."
     else:
-        headline = f"Nothing found: {_failed(result, own)}."
+        headline = f"Nothing found: {_failed(result, own, chance)}."
     return Finding(headline=headline, found=gate.found and holds, estimates=_estimates(result), limits=_limits(result))
 
 
@@ -79,14 +79,17 @@ def _anyway(result: "CircuitResult", own: Interval) -> str:
     return f"; the circuit of {size} cells below belongs to the models as they are{same}"
 
 
-def _failed(result: "CircuitResult", own: Interval) -> str:
+def _failed(result: "CircuitResult", own: Interval, chance: Chance) -> str:
     if not result.members[result.main].any():
         return f"ablating all cells at the last positions costs the {result.model} no margin there is to keep"
     if result.members[result.main].all():
         return f"only all {len(result.cell_labels)} cells together are faithful enough"
     if not own.low > 0:
         return "the circuit keeps nothing of the margin on items it wasn't found on"
-    return "random circuits of the same blocks are as faithful, or too few were drawn to tell (draws)"
+    return (
+        f"the share of random circuits of the same blocks that are as faithful is {chance.p:.2g}: blocks of few heads "
+        "hold too few others, or too few were drawn (draws)"
+    )
 
 
 def _random(name: str, chance: Chance, n: int) -> Estimate:

@@ -88,7 +88,11 @@ def _failed(result: "MaskResult", chosen: dict[Direction, Chosen | None]) -> str
         return f"only all {len(result.cell_labels)} cells together recover {result.share:.0%} of the gap"
     if all(found.recovery.value < result.share for found in told):
         return f"no mask that recovers {result.share:.0%} of the gap where it was learned does on other items"
-    return "random cells of the same blocks recover as much as the learned ones, or too few were drawn to tell (draws)"
+    as_good = " and ".join(f"{found.chance.p:.2g} (mask of {found.size})" for found in told)
+    return (
+        f"the share of random draws from the same blocks that recover as much as the learned cells is {as_good}: "
+        "blocks of few heads hold too few others, or too few were drawn (draws)"
+    )
 
 
 def _gap(result: "MaskResult") -> Estimate:
