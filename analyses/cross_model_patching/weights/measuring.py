@@ -179,16 +179,22 @@ class Plan:
     """Which model is changed."""
     compare: bool = True
     """Whether the same places are patched."""
+    heads: bool = True
+    """Whether heads are among the places patched."""
     through: bool = True
     """Whether heads are also patched through the donor's own output projection."""
     grafts: bool = True
     """Whether the models are stitched at every depth."""
 
+    def seen(self, anatomy: Anatomy, part: Part) -> tuple[Site, ...]:
+        """Return what is patched beside a part's swap."""
+        return seen_sites(anatomy, part) if self.heads or part.kind not in HEADS else ()
+
     def sites(self, anatomy: Anatomy) -> tuple[Site, ...]:
         """Return what is captured for the patches."""
         if not self.compare:
             return ()
-        wanted = {site.whole for part in self.parts for site in seen_sites(anatomy, part)}
+        wanted = {site.whole for part in self.parts for site in self.seen(anatomy, part)}
         if self.through:
             layers = {part.layer for part in self.parts if part.kind == "attn"}
             wanted |= {Site(Component.Z, layer) for layer in layers if layer is not None}
@@ -272,7 +278,7 @@ class _Batch:
         all_z = np.full((shape[0], self.anatomy.n_layers), np.nan)
         tuned = self._tuned_projections() if self.plan.through else frozenset()
         for index, part in enumerate(self.plan.parts):
-            if not (sites := seen_sites(self.anatomy, part)):
+            if not (sites := self.plan.seen(self.anatomy, part)):
                 continue
             seen[:, index] = self._patch(target, donor, sites)
             if part.kind == "head" and self.plan.through:

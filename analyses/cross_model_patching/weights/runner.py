@@ -7,7 +7,8 @@ that fine-tuning left alone does exactly nothing.
 Steps: 1 tell which parts hold the same bits in both models, 2 swap every other part, restarting from the cached
 stream that enters its block, and read the margin, 3 patch the activations of the same places at all positions, heads
 also through the donor's own output projection, 4 stitch the models at every depth, 5 do 2 and 3 with judges moved as
-far in random directions, 6 redo a few swaps in a clone that holds the other's tensors.
+far in random directions (3 for blocks and modules only: a patched head is held against the largest of these), 6 redo
+a few swaps in a clone that holds the other's tensors.
 
 What it can't do: say what a part computes; add effects up (parts depend on each other).
 Falsified if a part that wasn't tuned has an effect, or identical models anything but exactly 0.
@@ -193,8 +194,9 @@ class _Work:
         self.prompts.done[list(some)] = True
 
     def _controls(self, base: HooksBackend, *, limit: int | None, batch_size: int, seed: int) -> None:
-        """Step 5: the same parts of judges moved as far in random directions."""
-        plan = replace(self.plan, through=False, grafts=False)
+        """Step 5: the same parts of judges moved as far in random directions; patches of heads only where alone."""
+        alone = all(part.kind in HEADS for part in self.plan.parts)
+        plan = replace(self.plan, heads=alone, through=False, grafts=False)
         same: dict[int, Plan] = {}
 
         def on_random(draw: int, executor: HooksBackend, some: Sequence[int]) -> None:

@@ -20,7 +20,10 @@ _GRAINS: tuple[tuple[str, ...], ...] = (
     ("attn", "mlp", "norms", "embedding", "final_norm", "unembed"),
     ("head", "kv_head"),
 )
-_WORDS = {"judge_to_base": "gives the base", "base_to_judge": "costs the judge"}
+_WORDS = {
+    "judge_to_base": "put into the base, each alone gives",
+    "base_to_judge": "taken from the judge, each alone costs",
+}
 
 
 def finding(result: "WeightSwapResult") -> Finding:
@@ -61,7 +64,7 @@ def _found(result: "WeightSwapResult", tested: Tested) -> str:
         parts = [i for i in chosen if result.kinds[i] in grain]
         told = ", ".join(f"{result.parts[i]} {shares.value[i]:.0%}" for i in parts)
         finer = [str(result.parts[i]) for i in chosen if i not in parts]
-        said.append(f"swapping it {_WORDS[way]} {told}" + (f" (in it: {', '.join(finer)})" if finer else ""))
+        said.append(f"{_WORDS[way]} {told}" + (f" (in finer parts: {', '.join(finer)})" if finer else ""))
     value = result.advantage().gap.value
     return (
         f"The judge's advantage ({value:+.3g} {result.unit} toward the labelled answer) is written where single parts "
@@ -103,7 +106,7 @@ def _parts(result: "WeightSwapResult", tested: Tested) -> list[Estimate]:
             if np.isfinite(seen.value[index]):
                 bound = effects.seen_bound(result)
                 name = f"seen in {result.parts[index]}, {way}"
-                found.append(_estimate(result, name, seen, index, bound))
+                found.append(_estimate(result, name, seen, index, bound=bound, of="patch"))
     return found
 
 
@@ -115,15 +118,17 @@ def _strongest(result: "WeightSwapResult", cells: CellIntervals) -> list[int]:
 
 def _part(result: "WeightSwapResult", tested: Tested, at: tuple[int, int], name: str, cells: CellIntervals) -> Estimate:
     p = f"p = {tested.p_items[at]:.2g} over items, {tested.p_random[at]:.2g} against random judges"
-    return _estimate(result, f"{name} ({p})", cells, at[1], tested.bound)
+    return _estimate(result, f"{name} ({p})", cells, at[1], bound=tested.bound, of="part")
 
 
-def _estimate(result: "WeightSwapResult", name: str, cells: CellIntervals, index: int, bound: float) -> Estimate:
+def _estimate(
+    result: "WeightSwapResult", name: str, cells: CellIntervals, index: int, *, bound: float, of: str
+) -> Estimate:
     interval = Interval(float(cells.value[index]), float(cells.low[index]), float(cells.high[index]), cells.n)
     control = None
     if np.isfinite(bound):
         control = Estimate(
-            name="largest part of a further random judge (upper end of 95%)",
+            name=f"largest {of} of a further random judge (upper end of 95%)",
             value=bound, low=0.0, high=bound, n=len(result.random_gap), unit=result.unit,
         )  # fmt: skip
     return estimate(name, interval, unit=result.unit, control=control)

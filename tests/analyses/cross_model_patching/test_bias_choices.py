@@ -75,7 +75,9 @@ def test_the_base_can_be_looked_at(planted):
 
 
 def test_the_two_ways_of_running_patches_agree(planted):
-    fast, plain = (located(planted, mode=mode, controls=0, random_sets=2) for mode in (None, "plain"))
+    fast, plain = (
+        located(planted, count=8, mode=mode, controls=0, random_sets=2, last_k=2) for mode in (None, "plain")
+    )
     np.testing.assert_allclose(fast.effect, plain.effect, atol=1e-4)
     np.testing.assert_allclose(fast.other_effect, plain.other_effect, atol=1e-4)
     assert fast.named == plain.named
@@ -84,11 +86,11 @@ def test_the_two_ways_of_running_patches_agree(planted):
 
 
 def test_a_placebo_of_equal_length_is_patched_from(planted):
-    result = located(planted, cued(placebo=" %%%%%%%%"), controls=0)
+    result = located(planted, cued(8, placebo=" %%%%%%%%"), count=8, controls=0)
     assert result.donor == "placebo"
     moved = result.judge_margin[0] - result.judge_margin[result.conditions.index("placebo")]
     assert result.bias().own.value == pytest.approx(moved.mean(), abs=1e-9)
-    other = located(planted, cued(placebo=" %%%%%%%%"), controls=0, donor="unperturbed")
+    other = located(planted, cued(8, placebo=" %%%%%%%%"), count=8, controls=0, donor="unperturbed")
     assert other.donor == "unperturbed"
     assert other.bias().own.value == pytest.approx(result.bias().own.value, abs=1e-5)
 

@@ -101,14 +101,19 @@ def hidden_direction(pair: Pair) -> torch.Tensor:
     return telling(held[0] - held[1])
 
 
-def located(pair: Pair, probe=None, **choices) -> BiasSitesResult:
+def located(pair: Pair, probe=None, *, count: int = COUNT, **choices) -> BiasSitesResult:
     options = {"controls": 5, "control_items": 6, "last_k": 3, "n_named": 1, "batch_size": 16, **choices}
-    return locate_bias(pair, items(COUNT), probe or cued(), progress=False, **options)
+    return locate_bias(pair, items(count), probe or cued(count), progress=False, **options)
 
 
 @pytest.fixture(scope="module")
-def head():
-    return located(planted_pair("z"))
+def planted():
+    return planted_pair("z")
+
+
+@pytest.fixture(scope="module")
+def head(planted):
+    return located(planted)
 
 
 @pytest.fixture(scope="module")
@@ -140,20 +145,20 @@ def test_a_bias_in_one_mlp_is_named_there_and_was_made_by_tuning(mlp):
     assert "Fine-tuning made" in mlp.finding.headline
 
 
-def test_a_judge_without_the_bias_has_no_site_of_it():
+def test_a_judge_without_the_bias_has_no_site_of_it(planted):
     """What moves toward one answer in one item and toward the other in the next is no bias."""
     shown = items(COUNT)
     probe = from_items(
         "cue", [replace(item, question=f"{item.question} ########") for item in shown],
         toward={item.item_id: k // 2 % 2 for k, item in enumerate(shown)},
     )  # fmt: skip
-    result = located(planted_pair("z"), probe)
+    result = located(planted, probe)
     assert not result.finding.found
     assert result.finding.headline.startswith("Nothing found"), result.summary()
 
 
-def test_identical_models_have_nothing_to_give_each_other():
-    result = located(identical_pair(planted_pair("z")))
+def test_identical_models_have_nothing_to_give_each_other(planted):
+    result = located(identical_pair(planted), count=12, last_k=1)
     assert not result.other_effect.any()
     assert not result.set_other_effect[:, result.naming == 0].any()
     np.testing.assert_array_equal(result.judge_margin, result.base_margin)
@@ -161,7 +166,7 @@ def test_identical_models_have_nothing_to_give_each_other():
     assert result.finding.headline.startswith("Nothing found")
 
 
-def test_a_random_change_makes_no_carrier():
-    result = located(random_delta_pair(planted_pair("z"), seed=9))
+def test_a_random_change_makes_no_carrier(planted):
+    result = located(random_delta_pair(planted, seed=9), last_k=1)
     assert not result.given_map().found.any()
     assert not result.finding.found, result.summary()

@@ -161,6 +161,16 @@ def test_random_judges_have_the_same_parts_and_a_bound(result):
     assert result.tested().bound > 0
 
 
+@pytest.mark.parametrize("granularity", [("module", "head"), ("head",)])
+def test_patches_of_random_heads_are_measured_where_nothing_larger_is(planted, granularity):
+    result = swap(planted, 2, controls=1, granularity=granularity, direction="judge_to_base")
+    kinds = np.array(result.kinds)
+    known = ~np.isnan(result.random_seen).all((0, 1, 2, 3))
+    assert known[kinds == "head"].any() == ("module" not in granularity)
+    assert known[kinds == "attn"].all()
+    assert not np.isnan(result.random_written[..., kinds == "head"]).all((0, 1, 2, 3)).any()
+
+
 def test_identical_models_are_exact_zeros(planted):
     same = swap(identical_pair(planted), controls=3, grafts=True)
     assert same.unchanged.all()
