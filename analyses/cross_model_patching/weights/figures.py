@@ -93,7 +93,7 @@ def layer_grid(result: "WeightSwapResult") -> Figure:
     figure, axes = _grid(len(kinds), len(ways), width=5.2 * len(ways), height=2.7)
     for row, kind in enumerate(kinds):
         for column, way in enumerate(ways):
-            by_layer(result, direction=way, kind=kind, ax=axes[row, column]).get_legend().remove()
+            by_layer(result, direction=way, kind=kind, ax=axes[row, column])
     _one_legend(figure, axes)
     return figure
 
@@ -101,6 +101,8 @@ def layer_grid(result: "WeightSwapResult") -> Figure:
 def _one_legend(figure: Figure, axes: np.ndarray) -> None:
     """Legends beside every small panel would take the panels' room."""
     named = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    for legend in (ax.get_legend() for ax in axes.flat):
+        legend.remove()
     with plotting.style():
         figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=len(named))
 
