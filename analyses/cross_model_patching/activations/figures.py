@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.cross_model_patching.activations import views
+from analyses.cross_model_patching.directions import ARROWS
 from analyses.judged import Drawing, figure_of
 from workbench import plotting
 from workbench.results import Panel
@@ -38,7 +39,7 @@ def strongest_bars(result: "ActivationPatchingResult", *, ax: Axes | None = None
         shown = views.strongest(np.where(writes, sweep.effect.value, np.nan), count=_MOST_BARS)
         shown = shown or views.strongest(sweep.effect.value, count=_MOST_BARS)
         for index in shown:
-            name = f"{_arrow(direction)}  {short_name(result, index)}{' *' if sweep.found[index] else ''}"
+            name = f"{ARROWS[direction]}  {short_name(result, index)}{' *' if sweep.found[index] else ''}"
             values[name] = float(sweep.effect.value[index])
             intervals[name] = float(sweep.effect.low[index]), float(sweep.effect.high[index])
             control = (sweep.mismatched if direction == "judge_to_base" else sweep.noise).value[index]
@@ -56,10 +57,6 @@ def strongest_bars(result: "ActivationPatchingResult", *, ax: Axes | None = None
         value_label=f"change of the margin toward the labelled answer, {result.unit}",
         ax=ax,
     )
-
-
-def _arrow(direction: str) -> str:
-    return "J>B" if direction == "judge_to_base" else "B>J"
 
 
 def set_bars(result: "ActivationPatchingResult", *, ax: Axes | None = None) -> Axes:

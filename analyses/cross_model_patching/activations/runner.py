@@ -26,8 +26,9 @@ import torch
 
 from analyses.cross_model_patching.activations.result import ActivationPatchingResult
 from analyses.cross_model_patching.activations.steps import run_controls, run_sets
-from analyses.cross_model_patching.activations.work import DIRECTIONS, Work
+from analyses.cross_model_patching.activations.work import Work
 from analyses.cross_model_patching.cells import grid
+from analyses.cross_model_patching.directions import DIRECTIONS
 from analyses.cross_model_patching.verdicts import MODES
 from analyses.looping import Prompts, check_least, interruptible, progress_bar
 from workbench.errors import ParameterError

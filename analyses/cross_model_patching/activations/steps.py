@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from analyses.cross_model_patching.activations.sets import chosen_set, matched_set
-from analyses.cross_model_patching.activations.work import Work, ends
+from analyses.cross_model_patching.activations.work import Work
 from analyses.cross_model_patching.advantage import random_gaps
+from analyses.cross_model_patching.directions import ends, others
 from analyses.cross_model_patching.sweeping import entered, of_model, of_noise, of_others, sweep
 from analyses.looping import FEWEST_TO_CONFIRM, progress_bar
 from workbench.hooks import HooksBackend
@@ -27,7 +28,7 @@ def run_controls(work: Work, *, progress: bool) -> None:
 def _mislead(work: Work, items: tuple[int, ...]) -> None:
     """Put in what another item has there, and a random change of the same length."""
     models, rows = work.models(items), list(items)
-    other = _others([work.prompts.clusters[i] for i in rows])
+    other = others([work.prompts.clusters[i] for i in rows])
     apart = np.array([j != i for i, j in enumerate(other)])
     n_orders = len(work.prompts.orders)
     order = [j * n_orders + k for j in other for k in range(n_orders)]
@@ -45,15 +46,6 @@ def _mislead(work: Work, items: tuple[int, ...]) -> None:
             values[~apart] = np.nan
             for k, index in enumerate(placed):
                 work.cell_arrays["mismatched_effect"][at, rows, :, index] = values[..., k]
-
-
-def _others(clusters: Sequence[str]) -> list[int]:
-    """Return for each item of a batch the next one of another cluster; itself where there is none."""
-    count = len(clusters)
-    return [
-        next((j % count for j in range(i + 1, i + count) if clusters[j % count] != clusters[i]), i)
-        for i in range(count)
-    ]
 
 
 def _random_judges(work: Work) -> None:

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from analyses.cross_model_patching.cells import Cell, cell_columns
+from analyses.cross_model_patching.directions import Direction, ends
 from analyses.cross_model_patching.sweeping import Donor, entered, of_model, own_margin, patch_row, sizes, sweep
 from analyses.cross_model_patching.verdicts import VerdictIds
 from analyses.looping import Prompts
 from workbench.errors import ParameterError
 from workbench.hooks.suffix import Mode, Suffix
-
-Direction = Literal["judge_to_base", "base_to_judge"]
-DIRECTIONS: tuple[Direction, ...] = ("judge_to_base", "base_to_judge")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,11 +128,6 @@ class Work:
         rows = [patch_row([cell], target, donor) for cell in self.cells]
         worst = target.check(rows, ids=self.verdict.ids, seed=self.seed)
         self.self_test = max(worst, 0.0 if np.isnan(self.self_test) else self.self_test)
-
-
-def ends(direction: Direction) -> tuple[Literal["base", "judge"], Literal["base", "judge"]]:
-    """Return donor and target of a direction."""
-    return ("judge", "base") if direction == "judge_to_base" else ("base", "judge")
 
 
 def check_spans(prompts: Prompts, cells: Sequence[Cell]) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.cross_model_patching.cells import Cell
+from analyses.cross_model_patching.directions import others
 from analyses.cross_model_patching.prompt_pairs import PromptPairs
 from analyses.cross_model_patching.sweeping import (
     Donor,
@@ -159,12 +160,7 @@ class Work:
 
     def _others(self, items: Sequence[int]) -> tuple[list[int], np.ndarray]:
         """Return for each prompt one of another cluster in the batch, and where there is one."""
-        clusters = [self.pairs.clean.clusters[i] for i in items]
-        count, n_orders = len(clusters), len(self.pairs.clean.orders)
-        chosen = [
-            next(((i + k) % count for k in range(1, count) if clusters[(i + k) % count] != clusters[i]), i)
-            for i in range(count)
-        ]
+        chosen, n_orders = others([self.pairs.clean.clusters[i] for i in items]), len(self.pairs.clean.orders)
         apart = np.repeat([j != i for i, j in enumerate(chosen)], n_orders)
         return [j * n_orders + k for j in chosen for k in range(n_orders)], apart
 

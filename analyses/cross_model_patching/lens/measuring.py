@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.cross_model_patching.cells import Cell
+from analyses.cross_model_patching.directions import DIRECTIONS
 from analyses.cross_model_patching.lens.direct import Part, parts_of, sites_of_parts, split
 from analyses.cross_model_patching.lens.reading import Seen, Tail, points_of, see, top_error
 from analyses.cross_model_patching.sweeping import as_numpy, entered, of_model, patch_row, sweep
@@ -17,8 +18,6 @@ from workbench.pairs import Pair
 
 SIDES = ("base", "judge")
 """The models, in the order of the axis ``side``; also whose norm and head read a stream."""
-DIRECTIONS = ("judge_to_base", "base_to_judge")
-"""Whose values are put into whom: into the base (enough?), into the judge (needed?)."""
 
 Measured = Mapping[str, np.ndarray]
 """Arrays ``[..., item, order, *]`` by the name of the field they go to."""

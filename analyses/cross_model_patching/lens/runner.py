@@ -20,8 +20,9 @@ from functools import partial
 
 import numpy as np
 
+from analyses.cross_model_patching.directions import DIRECTIONS
 from analyses.cross_model_patching.lens.aggregate import Weights, fit
-from analyses.cross_model_patching.lens.measuring import DIRECTIONS, SIDES, Lenses, Measured
+from analyses.cross_model_patching.lens.measuring import SIDES, Lenses, Measured
 from analyses.cross_model_patching.lens.reading import depth_of
 from analyses.cross_model_patching.lens.result import VerdictLensResult
 from analyses.cross_model_patching.verdicts import MODES

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.cells import cell_intervals
+from analyses.cross_model_patching.directions import DIRECTIONS
 from analyses.cross_model_patching.lens.comparing import Changed, readouts
 from workbench.results import tidy
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _SIDES: "tuple[Side, ...]" = ("base", "judge")
 _CHANGE = "judge - base"
-_DIRECTIONS = ("judge_to_base", "base_to_judge")
 
 
 def frame(result: "VerdictLensResult") -> "pd.DataFrame":
@@ -122,7 +122,7 @@ def _by_part(result: "VerdictLensResult") -> list[dict[str, Any]]:
     ]
     rows.append({**where, "model": _CHANGE, "metric": "direct", **_changed(result.direct_changes())})
     patched = np.array([part.patched for part in result.named_parts])
-    for at, direction in enumerate(_DIRECTIONS):
+    for at, direction in enumerate(DIRECTIONS):
         cells = result.cells(result.total[at][..., patched])
         chosen = {name: values[patched] for name, values in where.items()}
         rows.append({**chosen, "direction": direction, "position": -1, "metric": "total", **cells._asdict()})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from analyses.cross_model_patching.masks.gates import Direction
+from analyses.cross_model_patching.directions import Direction
 from analyses.cross_model_patching.masks.statements import MODELS
 from analyses.judged import Drawing, figure_of
 from workbench import plotting

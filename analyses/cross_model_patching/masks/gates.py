@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +12,6 @@ from analyses.cross_model_patching.cells import Cell
 from analyses.metrics import Chance, Interval
 from workbench.hooks import Site
 from workbench.hooks.suffix import Row, Suffix, Write
-
-Direction = Literal["judge_to_base", "base_to_judge"]
-DIRECTIONS: tuple[Direction, ...] = ("judge_to_base", "base_to_judge")
-"""Whose values go into whom."""
 
 HALF = 0.5
 """A gate from here on up holds the donor's value in the rounded mask."""

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 
 from analyses.cross_model_patching.advantage import LEAST_GAP, Advantage, advantage
 from analyses.cross_model_patching.cells import Cell
+from analyses.cross_model_patching.directions import Direction
 from analyses.cross_model_patching.masks import figures, statements, table
-from analyses.cross_model_patching.masks.gates import HALF, Chosen, Direction
+from analyses.cross_model_patching.masks.gates import HALF, Chosen
 from analyses.judged import JudgedResult, drawn_panels
 from analyses.metrics import Interval, among_draws, share_interval
 from workbench.hooks import Component

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from analyses.cross_model_patching.cells import grid
-from analyses.cross_model_patching.masks.gates import DIRECTIONS, Direction
+from analyses.cross_model_patching.directions import DIRECTIONS, Direction
 from analyses.cross_model_patching.masks.learning import LOSSES, Loss
 from analyses.cross_model_patching.masks.result import MaskResult
 from analyses.cross_model_patching.masks.work import Choices, MaskWork, assemble

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from analyses.cross_model_patching.masks.gates import Chosen, Direction
+from analyses.cross_model_patching.directions import Direction
+from analyses.cross_model_patching.masks.gates import Chosen
 from analyses.judged import estimate
 from analyses.metrics import LEVEL
 from workbench.results import Estimate, Finding

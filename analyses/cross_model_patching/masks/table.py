@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.cross_model_patching.masks.gates import Direction
+from analyses.cross_model_patching.directions import Direction
 from analyses.metrics import among_draws
 from workbench.results import tidy
 

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from analyses.cross_model_patching.advantage import random_gaps
 from analyses.cross_model_patching.cells import Cell, matched
-from analyses.cross_model_patching.masks.gates import HALF, Direction, Gates
+from analyses.cross_model_patching.directions import Direction, ends
+from analyses.cross_model_patching.masks.gates import HALF, Gates
 from analyses.cross_model_patching.masks.learning import Loss, Training, agreement_of, learn
 from analyses.cross_model_patching.masks.result import MaskResult, cell_labels, toward_donor
 from analyses.cross_model_patching.sweeping import entered, of_model, own_margin, patch_row, read_rows
@@ -18,12 +19,6 @@ from analyses.looping import FEWEST_TO_CONFIRM, Prompts, progress_bar
 from workbench.hooks import Component
 from workbench.hooks.suffix import Mode, Suffix
 from workbench.pairs import Pair, Side, run_meta
-
-_SIDES: dict[Direction, tuple[Side, Side]] = {
-    "judge_to_base": ("base", "judge"),
-    "base_to_judge": ("judge", "base"),
-}
-"""Target and donor."""
 
 
 def output_maps_moved(pair: Pair, cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -191,7 +186,7 @@ class MaskWork:
     def _effects(
         self, ready: dict[Side, Suffix], direction: Direction, sets: Sequence[Sequence[int]]
     ) -> Float[np.ndarray, "item order set"]:
-        target, donor = (ready[side] for side in _SIDES[direction])
+        donor, target = (ready[side] for side in ends(direction))
         rows = [patch_row([self.cells[i] for i in chosen], target, of_model(donor)) for chosen in sets]
         self.checked = max(self.checked, target.check(rows, ids=self.verdict.ids, seed=self.choices.seed))
         found = read_rows(target, rows, self.verdict)
@@ -234,7 +229,7 @@ class MaskWork:
 
     def _learn(self, at: int, direction: Direction) -> None:
         choices, prompts = self.choices, self.prompts
-        target, donor = (prompts.pair.executor(side) for side in _SIDES[direction])
+        donor, target = (prompts.pair.executor(side) for side in ends(direction))
         training = Training(
             prompts=prompts, gates=self.gates, verdict=self.verdict, target=target, donor=donor, loss=choices.loss,
             mode=choices.mode, batches=[],

@@ -22,9 +22,10 @@ from typing import Literal
 
 import numpy as np
 
+from analyses.cross_model_patching.directions import DIRECTIONS, Direction
 from analyses.cross_model_patching.paths.result import PathPatchingResult
 from analyses.cross_model_patching.paths.tracing import Frozen
-from analyses.cross_model_patching.paths.work import DIRECTIONS, Direction, Hop, Work
+from analyses.cross_model_patching.paths.work import Hop, Work
 from analyses.cross_model_patching.paths.writes import RECEIVING, senders_of
 from analyses.cross_model_patching.verdicts import MODES
 from analyses.looping import Prompts, check_least, interruptible, progress_bar

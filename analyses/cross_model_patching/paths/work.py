@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from analyses.cross_model_patching.advantage import (
     means_on_same_items,
     random_gaps,
 )
+from analyses.cross_model_patching.directions import Direction, ends, others
 from analyses.cross_model_patching.paths.tracing import Frozen, check_rows, effects_by_item, trace
 from analyses.cross_model_patching.paths.writes import Writes, changes, inputs_of, opened, upstream
 from analyses.cross_model_patching.sweeping import own_margin
@@ -24,10 +25,9 @@ from analyses.looping import FEWEST_TO_CONFIRM, Prompts, random_judges
 from analyses.metrics import FEWEST_DRAWS, FLOORS, LEVEL
 from workbench.hooks import HooksBackend, Site
 from workbench.hooks.suffix import Mode, Suffix
+from workbench.pairs import Side
 
-Direction = Literal["judge_to_base", "base_to_judge"]
-DIRECTIONS: tuple[Direction, ...] = ("judge_to_base", "base_to_judge")
-_SIDES: tuple[Literal["base", "judge"], ...] = ("base", "judge")
+_SIDES: tuple[Side, ...] = ("base", "judge")
 
 VERDICT = "verdict"
 """Name of the receiver that isn't a site."""
@@ -144,7 +144,7 @@ class Work:
 
     def _mislead(self, hops: Sequence[Hop], items: tuple[int, ...]) -> None:
         rows, n_orders = list(items), len(self.prompts.orders)
-        other = _others([self.prompts.clusters[i] for i in rows])
+        other = others([self.prompts.clusters[i] for i in rows])
         apart = np.array([j != i for i, j in enumerate(other)])
         if not apart.any():
             return
@@ -303,17 +303,3 @@ class Work:
             self.prompts.notes.append(f"rows the fastest way: {target.reason}; they ran as {target.mode}.")
         worst = check_rows(target, change, self.verdict, frozen=self.frozen, seed=self.seed)
         self.self_test = max(worst, self.self_test)
-
-
-def ends(direction: Direction) -> tuple[Literal["base", "judge"], Literal["base", "judge"]]:
-    """Return donor and target of a direction."""
-    return ("judge", "base") if direction == "judge_to_base" else ("base", "judge")
-
-
-def _others(clusters: Sequence[str]) -> list[int]:
-    """Return for each item of a batch the next one of another cluster; itself where there is none."""
-    count = len(clusters)
-    return [
-        next((j % count for j in range(i + 1, i + count) if clusters[j % count] != clusters[i]), i)
-        for i in range(count)
-    ]

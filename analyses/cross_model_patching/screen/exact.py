@@ -146,11 +146,3 @@ def last_effects(
     ]
     found = sweep(target, [(cell,) for cell in cells], of_model(donor), verdict)
     return found.effect.reshape(len(found.effect), -1, count)[..., ::-1], found.noise
-
-
-def other_items(clusters: Sequence[str]) -> list[int | None]:
-    """Return for each item of a batch the next one of another cluster; None where there is none."""
-    n = len(clusters)
-    return [
-        next((j % n for j in range(i + 1, i + n) if clusters[j % n] != clusters[i]), None) for i in range(n)
-    ]  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.cross_model_patching.directions import ARROWS, SHORT
 from analyses.cross_model_patching.screen import views
 from analyses.cross_model_patching.screen.regions import BEFORE, region_title
 from analyses.cross_model_patching.screen.views import STREAM
@@ -16,8 +17,6 @@ from workbench.hooks import Site
 if TYPE_CHECKING:
     from analyses.cross_model_patching.screen.result import ScreenResult
 
-_SHORT = {"judge_to_base": "judge into base", "base_to_judge": "base into judge"}
-_ARROW = {"judge_to_base": "J>B", "base_to_judge": "B>J"}
 _MOST_DOTS = 4000
 
 
@@ -70,7 +69,7 @@ def check_bars(result: "ScreenResult", *, ax: Axes | None = None) -> Axes:
         shown = check.recovery if defined else check.exact
         unit = "" if check.unit == STREAM else f"{check.unit} @ "
         place = check.region if check.region == BEFORE or check.region[0] == "-" else region_title(check.region)
-        name = f"{_ARROW[check.direction]}  {unit}{place}{' *' if check.found else ''}"
+        name = f"{ARROWS[check.direction]}  {unit}{place}{' *' if check.found else ''}"
         values[name] = shown.value
         intervals[name] = (shown.low, shown.high)
         if defined and np.isfinite(check.mismatched.value):
@@ -115,7 +114,7 @@ def _said(result: "ScreenResult", direction: str) -> str:
     last = result.agreement(direction)
     r, slope = last.correlation, last.slope
     return (
-        f"{_SHORT[direction]}: r = {r.value:.3f} [{r.low:.3f}, {r.high:.3f}], slope {slope.value:.2f} "
+        f"{SHORT[direction]}: r = {r.value:.3f} [{r.low:.3f}, {r.high:.3f}], slope {slope.value:.2f} "
         f"[{slope.low:.2f}, {slope.high:.2f}], largest miss {last.miss:.2g} {result.unit} at {last.where}"
     )
 
@@ -127,7 +126,7 @@ def _sample(result: "ScreenResult") -> str:
 
 def _map_panel(direction: str) -> Drawing:
     return Drawing(
-        f"Screened: where the {_SHORT[direction]} would move the verdict",
+        f"Screened: where the {SHORT[direction]} would move the verdict",
         lambda r: (
             f"Mean score ({r.method.upper()}) by block and part of the prompt, toward the labelled answer where there "
             "is one; heads of a block are added up, each map has its own scale. White dots: a unit there passes the "

@@ -29,12 +29,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analyses.cross_model_patching.advantage import random_gaps
+from analyses.cross_model_patching.directions import DIRECTIONS
 from analyses.cross_model_patching.screen.attribution import METHODS, Method
 from analyses.cross_model_patching.screen.choosing import Chosen, choose
 from analyses.cross_model_patching.screen.regions import BACK, by_region, regions_of
 from analyses.cross_model_patching.screen.result import ScreenResult
 from analyses.cross_model_patching.screen.views import STREAM
-from analyses.cross_model_patching.screen.work import DIRECTIONS, Plan, Work, means, units_of
+from analyses.cross_model_patching.screen.work import Plan, Work, means, units_of
 from analyses.cross_model_patching.sweeping import as_numpy
 from analyses.cross_model_patching.verdicts import MODES, VerdictIds
 from analyses.looping import FEWEST_TO_CONFIRM, Prompts, check_least, interruptible, progress_bar

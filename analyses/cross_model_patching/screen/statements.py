@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from analyses.cross_model_patching.advantage import FEWEST_SHARED
+from analyses.cross_model_patching.directions import SHORT
 from analyses.cross_model_patching.screen import views
 from analyses.cross_model_patching.screen.regions import BEFORE, region_title
 from analyses.cross_model_patching.screen.views import STREAM, Check
@@ -12,7 +13,6 @@ from workbench.results import Estimate, Finding
 if TYPE_CHECKING:
     from analyses.cross_model_patching.screen.result import ScreenResult
 
-_WAYS = {"judge_to_base": "judge into base", "base_to_judge": "base into judge"}
 _LOOSE = 0.8
 """Below this correlation with exact effects a screen is said to rank poorly."""
 
@@ -39,16 +39,16 @@ def _found(result: "ScreenResult", held: list[Check]) -> str:
     cells = [check for check in held if check.unit != STREAM]
     said = []
     if any(check.found for check in wholes):
-        shares = " and ".join(f"{_percent(check.recovery.value)} ({_WAYS[check.direction]})" for check in wholes)
+        shares = " and ".join(f"{_percent(check.recovery.value)} ({SHORT[check.direction]})" for check in wholes)
         said.append(f"the text in front of the last token carries {shares} of the judge's advantage")
     if parts:
         best = max(parts, key=lambda check: abs(check.recovery.value))
         said.append(f"most of it in the {region_title(best.region)} ({_percent(best.recovery.value)}, "
-                    f"{_WAYS[best.direction]})")  # fmt: skip
+                    f"{SHORT[best.direction]})")  # fmt: skip
     if cells:
         best = max(cells, key=lambda check: abs(check.exact.value))
         said.append(f"the strongest single site that was re-checked is {best.unit} at {_place(best.region)} "
-                    f"({best.exact.value:+.3g} {result.unit}, {_WAYS[best.direction]})")  # fmt: skip
+                    f"({best.exact.value:+.3g} {result.unit}, {SHORT[best.direction]})")  # fmt: skip
     return _sentence("; ".join(said))
 
 
@@ -87,7 +87,7 @@ def _estimates(result: "ScreenResult") -> list[Estimate]:
 
 
 def _of_direction(result: "ScreenResult", direction: str) -> list[Estimate]:
-    way, found = _WAYS[direction], []
+    way, found = SHORT[direction], []
     streams = [check for check in result.checks() if check.direction == direction and check.unit == STREAM]
     for check in streams[-1:] + sorted(streams[:-1], key=lambda c: -abs(c.exact.value)):
         name = check.region if check.region == BEFORE else f"the {region_title(check.region)}"
@@ -146,7 +146,7 @@ def _limits(result: "ScreenResult") -> list[str]:
 
 
 def _agreement_limit(result: "ScreenResult", direction: str) -> str:
-    last, way = result.agreement(direction), _WAYS[direction]
+    last, way = result.agreement(direction), SHORT[direction]
     if last.miss != last.miss or not last.n_cells:
         return ""
     loose = last.correlation.value < _LOOSE

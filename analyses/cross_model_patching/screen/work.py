@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.cross_model_patching.cells import grid, sites_of
+from analyses.cross_model_patching.directions import ends, others
 from analyses.cross_model_patching.screen.attribution import Method, attributed, trace, traced_sites
 from analyses.cross_model_patching.screen.choosing import Chosen
 from analyses.cross_model_patching.screen.exact import (
@@ -18,7 +19,6 @@ from analyses.cross_model_patching.screen.exact import (
     last_effects,
     of_change_elsewhere,
     of_model_at,
-    other_items,
 )
 from analyses.cross_model_patching.screen.regions import BEFORE, LAST, by_region, names_of
 from analyses.cross_model_patching.sweeping import as_numpy
@@ -27,9 +27,6 @@ from analyses.looping import Prompts
 from workbench.hooks import HooksBackend, Site
 from workbench.hooks.suffix import Suffix
 from workbench.tokens import TokenBatch
-
-DIRECTIONS = ("judge_to_base", "base_to_judge")
-"""Whose activations go where: the judge's into the base (sufficiency), the base's into the judge (necessity)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +40,7 @@ class Plan:
     regions: tuple[str, ...]
     """Parts of the prompt; the last token is the last of them."""
     directions: tuple[str, ...]
-    """Which of :data:`DIRECTIONS`."""
+    """Whose activations go where."""
     method: Method
     """How gradients are taken."""
     steps: int
@@ -110,14 +107,10 @@ class Work:
         pair = self.prompts.pair
         return {"base": pair.executor("base"), "judge": judge or pair.executor("judge")}
 
-    def ends(self, direction: str) -> tuple[str, str]:
-        """Return target and donor."""
-        return ("base", "judge") if direction == DIRECTIONS[0] else ("judge", "base")
-
     def scores(self, batch: TokenBatch, models: dict[str, HooksBackend]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the scores of every token by direction, and both models' margins (base first)."""
         plan, wanted = self.plan, traced_sites(self.plan.sites, self.plan.method)
-        targets = {self.ends(direction)[0] for direction in plan.directions}
+        targets = {ends(direction)[1] for direction in plan.directions}
         traces = {
             side: trace(
                 executor, batch, wanted, self.verdict, grad=plan.method == "atp" and side in targets
@@ -126,7 +119,7 @@ class Work:
         }
         found = []
         for direction in plan.directions:
-            target, donor = self.ends(direction)
+            donor, target = ends(direction)
             found.append(
                 attributed(
                     models[target], batch, self.verdict, sites=plan.sites, ends=(traces[target], traces[donor]),
@@ -151,7 +144,7 @@ class Work:
             for side, executor in models.items()
         }
         for at, direction in enumerate(self.plan.directions):
-            target, donor = (suffixes[side] for side in self.ends(direction))
+            donor, target = (suffixes[side] for side in ends(direction))
             effects, noise = last_effects(target, donor, self.plan.sites, self.verdict, count=self.plan.calibrate)
             self.exact_back[at][chosen] = self.prompts.by_item(effects.transpose(0, 2, 1))
             self.noise = max(self.noise, noise)
@@ -187,19 +180,18 @@ class Work:
         suffixes = {side: entered(executor, batch, every) for side, executor in self.executors(judge).items()}
         most = max(len(some) for some in places)
         found = np.full((len(places), 2, len(items), len(prompts.orders), most), np.nan)
-        others = other_items([prompts.clusters[i] for i in items])
+        other, n_orders = others([prompts.clusters[i] for i in items]), len(prompts.orders)
         # A prompt is given the change of the other item in the same answer order.
-        order = [(i if j is None else j) * len(prompts.orders) + k for i, j in enumerate(others)
-                 for k in range(len(prompts.orders))]  # fmt: skip
+        order = [j * n_orders + k for j in other for k in range(n_orders)]
         for at, direction in enumerate(self.plan.directions):
-            target, donor = (suffixes[side] for side in self.ends(direction))
+            donor, target = (suffixes[side] for side in ends(direction))
             own = exact_effects(target, places[at], of_model_at(donor), self.verdict, check=check)
             found[at, 0, ..., : len(places[at])] = prompts.by_item(own.effect)
             self.noise = max(self.noise, own.noise)
             if mismatched:
                 give = of_change_elsewhere(donor, target, order)
                 effect = prompts.by_item(exact_effects(target, places[at], give, self.verdict).effect)
-                alone = np.array([j is None for j in others])[:, None, None]
+                alone = np.array([j == i for i, j in enumerate(other)])[:, None, None]
                 found[at, 1, ..., : len(places[at])] = np.where(alone, np.nan, effect)
         return found
 

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from analyses.cross_model_patching.advantage import random_gaps
+from analyses.cross_model_patching.directions import DIRECTIONS
 from analyses.cross_model_patching.verdicts import MODES, VerdictIds
 from analyses.cross_model_patching.weights.measuring import Measured, Plan, checked, measure
 from analyses.cross_model_patching.weights.parts import (
@@ -42,7 +43,6 @@ from workbench.pairs import Pair, run_meta
 
 Direction = Literal["both", "judge_to_base", "base_to_judge"]
 
-_DIRECTIONS = ("judge_to_base", "base_to_judge")
 _CHECKED = 2
 
 
@@ -91,8 +91,8 @@ def swap_weights(
     """
     started = time.perf_counter()
     check_least(batch_size=(batch_size, 1), controls=(controls, 0), control_items=(control_items, 2))
-    if direction not in ("both", *_DIRECTIONS):
-        raise ParameterError("no such direction.", argument="direction", got=direction, allowed=["both", *_DIRECTIONS])
+    if direction not in ("both", *DIRECTIONS):
+        raise ParameterError("no such direction.", argument="direction", got=direction, allowed=["both", *DIRECTIONS])
     prompts = Prompts.of(pair, items, orders=orders, modes=MODES)
     base, judge = pair.executor("base"), pair.executor("judge")
     parts = parts_of(base.anatomy, granularity, layers=layers)
@@ -100,7 +100,7 @@ def swap_weights(
         verdict=VerdictIds.of(prompts),
         parts=parts,
         unchanged=unchanged(base, judge, parts),
-        directions=_DIRECTIONS if direction == "both" else (direction,),
+        directions=DIRECTIONS if direction == "both" else (direction,),
         compare=compare,
         through=compare,
         grafts=grafts,
