@@ -207,5 +207,5 @@ def linear_map(module: nn.Module) -> tuple[Float[Tensor, "d_in d_out"], Float[Te
 def _of_head(found: tuple[Tensor, Tensor], port: Port, head: int) -> tuple[Tensor, ...]:
     matrix, bias = found
     if port.side == "in":
-        return (port.read(matrix.T)[..., head, :],)
-    return port.read(matrix)[..., head, :], port.read(bias[None])[0, head]
+        return (port.read(matrix.T[None])[0, :, head],)
+    return port.read(matrix[None])[0, :, head], port.read(bias[None, None])[0, 0, head]

@@ -160,10 +160,10 @@ def really_replaced(target: HooksBackend, donor: HooksBackend, parts: Iterable[P
 def _mixed(maps: list[tuple[Tensor, Tensor]], port: Port, head: int) -> nn.Linear:
     (own, bias), (other, other_bias) = maps
     if port.side == "in":
-        matrix = _with_head(own.T, other.T, port, head).T
+        matrix = _with_head(own.T[None], other.T[None], port, head)[0].T
     else:
-        matrix = _with_head(own, other, port, head)
-        bias = _with_head(bias[None], other_bias[None], port, head)[0]
+        matrix = _with_head(own[None], other[None], port, head)[0]
+        bias = _with_head(bias[None, None], other_bias[None, None], port, head)[0, 0]
     made = nn.Linear(matrix.shape[0], matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
     made.weight, made.bias = nn.Parameter(matrix.T.contiguous()), nn.Parameter(bias.clone())
     return made.eval()
