@@ -138,7 +138,8 @@ def _estimates(result: "BiasSitesResult", told: Bias, held: Confirmation | None)
             unit=unit, control=_chance("judges moved as far at random", told, unit=unit),
         ),
     ]  # fmt: skip
-    if held is None:
+    # Shares of a shift that isn't told from 0 are noise over noise.
+    if held is None or not told.defined:
         return tuple(found)
     names = f"{len(result.named)} named sites"
     side = held.side

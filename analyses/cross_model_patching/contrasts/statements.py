@@ -63,9 +63,8 @@ def _found(result: "ContrastResult", total: Total, cells: tuple[Named, ...] | No
             f"{result.unit} toward the first slot, the base's {total.base.value:+.3g}, further apart than in judges "
             "moved as far at random. What carries it needn't change with the order: ask for its components by ablation."
         )
-    way = "added to" if abs(total.judge.value) > abs(total.base.value) else "took from"
     said = (
-        f"Fine-tuning {way} what {result.title} does to the verdict: {total.judge.value:+.3g} {result.unit} "
+        f"Fine-tuning {_way(total)} what {result.title} does to the verdict: {total.judge.value:+.3g} {result.unit} "
         f"{_toward(result, total)} in the judge, {total.base.value:+.3g} in the base, further apart than in judges "
         "moved as far at random"
     )
@@ -73,7 +72,15 @@ def _found(result: "ContrastResult", total: Total, cells: tuple[Named, ...] | No
     if not held:
         return f"{said}; no single cell holds as carrying it."
     names = ", ".join(f"{result.cell_name(cell.cell)} ({cell.added.value:+.3g})" for cell in held)
-    return f"{said}; seen at {names}, on items it wasn't named on."
+    return f"{said}; seen at {names}, on items that weren't used to name them."
+
+
+def _way(total: Total) -> str:
+    """Say what fine-tuning did to an effect of the base's."""
+    judge, base = total.judge, total.base
+    if judge.value * base.value < 0 and judge.excludes(0.0) and base.excludes(0.0):
+        return "turned round"
+    return "added to" if abs(judge.value) > abs(base.value) else "took from"
 
 
 def _nothing(result: "ContrastResult", totals: tuple[Total, ...]) -> str:

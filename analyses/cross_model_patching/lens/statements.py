@@ -194,7 +194,7 @@ def _direct(result: "VerdictLensResult") -> tuple[Estimate, ...]:
 def _limits(result: "VerdictLensResult") -> tuple[str, ...]:
     said = [
         "A lens reads the stream in the words of the last layer; a verdict it doesn't read at some depth may be there "
-        "in another form.",
+        "in another form. Where it first reads a difference needn't be where weights were changed.",
     ]
     for side in _SIDES:
         readable, settled = result.readable(side), result.settling(side)

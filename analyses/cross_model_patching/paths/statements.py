@@ -74,7 +74,8 @@ def _found(result: "PathPatchingResult", edges: views.Edges) -> str:
             said.append(f"{WAYS[direction]} no path moves the verdicts beyond chance")
             continue
         parts = [_part(result, edges, i) for i in (*direct[:1], *further[:1])]
-        said.append(f"{WAYS[direction]}, {len(here)} paths do, most of all {' and '.join(parts)}")
+        count = "1 path does" if len(here) == 1 else f"{len(here)} paths do"
+        said.append(f"{WAYS[direction]}, {count}, most of all {', and further back '.join(parts)}")
     text = "; ".join(said)
     return f"Paths that carry the judge's advantage: {text}."
 

@@ -9,6 +9,7 @@ import pytest
 
 from analyses import cross_model_patching
 from workbench import load_items, load_pair
+from workbench.hooks import Site
 from workbench.pairs import identical_pair, random_delta_pair
 
 PLANTED = 2
@@ -163,5 +164,41 @@ def position(pair, items):
     )
 
 
-PARTS = (small_sweep, small_swap, lens, paths, mask, circuit, screen, order)
-"""Parts that ask what fine-tuning did."""
+PARTS = (small_sweep, small_swap, lens, paths, mask, circuit, screen, order, position)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("find", PARTS, ids=lambda part: part.__name__)
+@pytest.mark.parametrize("where", ["demo", "confined"])
+def test_hardly_any_random_change_is_called_found(find, where, request):
+    """A test at 5% is wrong now and then, but not for two changes of three."""
+    pair = request.getfixturevalue(where)
+    items = request.getfixturevalue("mixed" if where == "demo" else "known")
+    found = [find(moved_at_random(pair, seed=seed), items).finding.found for seed in range(10, 13)]
+    assert sum(found) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("find", PARTS, ids=lambda part: part.__name__)
+def test_one_model_twice_names_nothing_in_any_part(find, confined, known):
+    result = find(identical_pair(confined), known[:8])
+    assert not result.finding.found
+    assert result.finding.headline.startswith("Nothing found")
+
+
+@pytest.mark.slow
+def test_other_parts_agree_with_where_it_was_trained(confined, known):
+    traced = paths(confined, known)
+    assert traced.finding.found
+    below = [k for k, sender in enumerate(traced.edge_senders) if Site.parse(sender).layer < PLANTED]
+    assert below
+    assert not traced.effect[..., below].any()
+    read = lens(confined, known)
+    assert read.finding.found
+    apart = (read.own("judge") - read.own("base")).any((0, 1))
+    np.testing.assert_array_equal(apart, read.depths >= PLANTED)
+    turned = order(confined, known)
+    assert turned.finding.headline.startswith("Fine-tuning turned round what the order of the answers does")
+    named = position(confined, known)
+    assert not named.finding.found
+    assert not any(entry.name.startswith("share") for entry in named.finding.estimates)
