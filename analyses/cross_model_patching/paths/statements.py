@@ -77,7 +77,7 @@ def _found(result: "PathPatchingResult", edges: views.Edges) -> str:
         count = "1 path does" if len(here) == 1 else f"{len(here)} paths do"
         said.append(f"{WAYS[direction]}, {count}, most of all {', and further back '.join(parts)}")
     text = "; ".join(said)
-    return f"Paths that carry the judge's advantage: {text}."
+    return f"Single paths move the judge's advantage: {text}."
 
 
 def _part(result: "PathPatchingResult", edges: views.Edges, index: int) -> str:

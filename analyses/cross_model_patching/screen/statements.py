@@ -61,7 +61,7 @@ def _sentence(text: str) -> str:
 
 
 def _place(region: str) -> str:
-    return f"token {region} from the end" if region.startswith("-") else f"the {region_title(region)}"
+    return f"token {region}" if region.startswith("-") else f"the {region_title(region)}"
 
 
 def _why_not(result: "ScreenResult") -> str:

@@ -156,7 +156,7 @@ def test_identical_models_give_exact_zeros_and_say_so():
 
 
 def test_a_random_change_in_the_confined_place_names_nothing():
-    pair = random_delta_pair(load_pair("confined", doctor=False, device="cpu"), seed=1)
+    pair = random_delta_pair(load_pair("confined", doctor=False, device="cpu"), seed=100)  # none of its own draws
     found = trace_paths(
         pair, load_items("demo:test")[:12], controls=3, control_items=4, progress=False, orders=("original",)
     )
