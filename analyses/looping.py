@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from analyses.metrics import slot_sign
 from workbench.errors import FormatError, ItemError, MemoryShortage, ParameterError
 from workbench.hooks import HooksBackend
+from workbench.hooks.suffix import notes_into
 from workbench.judges import ORDERS, EncodedPrompts, JudgeItem, Order
 from workbench.judges.formats import Mode
 from workbench.pairs import BatchSizes, Pair, memory_ran_out, random_delta_pair, release_caches
@@ -293,12 +294,15 @@ def random_judges(pair: Pair, *, draws: int, seed: int) -> Iterator[tuple[Pair, 
 def interruptible(prompts: Prompts) -> Iterator[None]:
     """Let Ctrl-C, or memory that runs out for good, end the loop inside; what is finished is kept and said.
 
+    What patching engines inside have to say (a slower way taken) goes into the notes as well.
+
     Raises:
         KeyboardInterrupt: No item was finished.
         MemoryShortage: The same, where one item alone didn't fit.
     """
     try:
-        yield
+        with notes_into(prompts.notes):
+            yield
     except (KeyboardInterrupt, MemoryShortage, RuntimeError, MemoryError) as err:
         if not prompts.done.any() or not (isinstance(err, KeyboardInterrupt | MemoryShortage) or memory_ran_out(err)):
             raise

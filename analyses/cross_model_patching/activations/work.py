@@ -123,8 +123,6 @@ class Work:
         if len(self.modes) >= len(self.directions):
             return
         self.modes = (*self.modes, target.mode)
-        if target.reason is not None and target.reason != "asked for":
-            self.prompts.notes.append(f"patches the fastest way: {target.reason}; they ran as {target.mode}.")
         rows = [patch_row([cell], target, donor) for cell in self.cells]
         worst = target.check(rows, ids=self.verdict.ids, seed=self.seed)
         self.self_test = max(worst, 0.0 if np.isnan(self.self_test) else self.self_test)

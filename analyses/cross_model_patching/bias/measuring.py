@@ -233,8 +233,6 @@ class Work:
             return
         target = own[self.plan.conditions[0]]
         self.ran_as = target.mode
-        if target.reason is not None and target.reason != "asked for":
-            self.shown.notes.append(f"patches the fastest way: {target.reason}; they ran as {target.mode}.")
         donor = self.plan.pairs.donor(items, target=target, donor=own[self.plan.donor])
         rows = [patch_row([cell], target, donor) for cell in self.cells]
         self.self_test = target.check(rows, ids=self.verdict.ids, seed=self.seed)

@@ -169,10 +169,6 @@ class Work:
         if len(self.modes) >= len(SIDES):
             return
         self.modes.append(entry.target.mode)
-        if entry.target.reason is not None and entry.target.reason != "asked for":
-            self.pairs.clean.notes.append(
-                f"patches the fastest way: {entry.target.reason}; they ran as {entry.target.mode}."
-            )
         rows = [patch_row([cell], entry.target, entry.give)
                 for i, cell in enumerate(self.cells) if usable[:, i].any()]  # fmt: skip
         worst = entry.target.check(rows, ids=self.verdict.ids, seed=self.seed)

@@ -299,7 +299,5 @@ class Work:
         if len(self.modes) >= len(self.directions):
             return
         self.modes = (*self.modes, target.mode)
-        if target.reason is not None and target.reason != "asked for":
-            self.prompts.notes.append(f"rows the fastest way: {target.reason}; they ran as {target.mode}.")
         worst = check_rows(target, change, self.verdict, frozen=self.frozen, seed=self.seed)
         self.self_test = max(worst, self.self_test)

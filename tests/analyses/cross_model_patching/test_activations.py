@@ -101,6 +101,17 @@ def test_plain_mode_gives_the_same_numbers():
     np.testing.assert_allclose(fast.patched_mass, plain.patched_mass, atol=1e-6)
 
 
+def test_a_slower_way_is_said_in_the_result(monkeypatch):
+    from workbench.hooks.suffix import engine
+    from workbench.hooks.suffix.ability import Ability
+
+    monkeypatch.setattr(engine, "ability_of", lambda _executor: Ability(mode="plain", reason="it was told so"))
+    pair = tiny_pair(format="pairwise", doctor=False)
+    result = cross_model_patching.run(pair, items(4), sites=("attn_out",), controls=0, named=0, progress=False)
+    said = [note for note in result.meta.not_measured if "it was told so; they ran as plain" in note]
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("part", ["self_attn", "mlp"])
 def test_what_lies_below_the_tuned_block_is_exactly_zero(part):
     pair = tiny_pair(n_layers=4, change=only(2, part), format="pairwise", doctor=False)

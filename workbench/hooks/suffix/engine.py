@@ -11,7 +11,9 @@ a row minus its null row, so that what another kernel shape rounds differently i
 are from the prompts' own logits is the noise floor. :meth:`Suffix.check` re-runs random rows as full forwards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import numpy as np
@@ -36,6 +38,30 @@ from workbench.tokens import TokenBatch
 
 MAX_TOKENS = 4096
 """Flat tokens of a forward, all prompts of the batch together."""
+
+
+_ASKED = "asked for"
+_listeners: ContextVar[tuple[list[str], ...]] = ContextVar("listeners", default=())
+
+
+@contextmanager
+def notes_into(notes: list[str]) -> Iterator[None]:
+    """While open, what any engine has to say (a slower way taken, memory that ran out) is added to a list, each once.
+
+    Args:
+        notes: The notes of a run.
+    """
+    token = _listeners.set((*_listeners.get(), notes))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
+
+
+def _tell(text: str) -> None:
+    for notes in _listeners.get():
+        if text not in notes:
+            notes.append(text)
 
 
 class Suffix:
@@ -76,6 +102,8 @@ class Suffix:
             )
         self.executor, self.batch, self.tokens = executor, batch, kept
         self.ability = _chosen(executor, mode)
+        if self.ability.reason not in (None, _ASKED):
+            _tell(f"patches the fastest way: {self.ability.reason}; they ran as {self.ability.mode}.")
         self.notes: tuple[str, ...] = ()
         """What happened on the way that a reader should know: memory that ran out, another way taken."""
         with module_lock(executor.module):
@@ -283,6 +311,7 @@ class Suffix:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes = (*self.notes, text)
+            _tell(text)
 
     def _plain(
         self, ready: Sequence[Row], chosen: Sequence[int], found: Collected, read: Sequence[Site], grad: bool
@@ -330,12 +359,12 @@ def at_columns(values: Tensor, columns: Tensor, *, first: int) -> Tensor:
 
 def _chosen(executor: HooksBackend, mode: Mode | None) -> Ability:
     if mode == "plain":
-        return Ability(mode="plain", reason="asked for")
+        return Ability(mode="plain", reason=_ASKED)
     able = ability_of(executor)
     if mode is None or mode == able.mode:
         return able
     if able.mode == "wavefront" and mode == "tree":
-        return Ability(mode="tree", reason="asked for")
+        return Ability(mode="tree", reason=_ASKED)
     raise ParameterError(
         f"this model can't run rows this way: {able.reason}.", argument="mode", got=mode, allowed=(able.mode, "plain")
     )
