@@ -116,6 +116,22 @@ def test_demo_writes_one_offline_page(tmp_path, capsys, monkeypatch):
     assert {p.name for p in (tmp_path / "tuco").iterdir()} == SAVED | known
     _check_pictures(tmp_path / "tuco.ipynb")
     _check_pictures(tmp_path / "judge_behavior.ipynb", least=8)
+    assert {p.name for p in (tmp_path / "cross_model_patching").iterdir()} == PATCHED
+    _check_pictures(tmp_path / "cross_model_patching.ipynb", least=20)
+
+
+PATCHED = {
+    "bias-bandwagon", "bias-position", "circuit", "contrast", "lens", "mask", "patching", "paths", "screen", "weights",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_notebook_of_patching_runs_thin_on_another_architecture(tmp_path):
+    parameters = {"limit": 8, "few": 8, "out": str(tmp_path / "out"), "batch_size": 4, "probes": ["position"]}
+    notebook = NOTEBOOK.with_name("cross_model_patching.ipynb")
+    done = run_notebook(notebook, parameters | _random_gpt2(tmp_path), out=tmp_path / "patching.ipynb")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == PATCHED - {"bias-bandwagon"}
+    _check_pictures(done, least=15)
 
 
 def test_the_notebook_of_behavior_runs_thin_on_another_architecture(tmp_path):

@@ -96,7 +96,7 @@ def test_the_weight_swap_is_one_hot_on_the_trained_attention(swapped):
     for direction in swapped.directions:
         np.testing.assert_allclose(swapped.recoveries(direction, of="written").value[planted], 1.0, atol=1e-5)
     assert swapped.finding.found
-    assert swapped.finding.headline.count("layer 2 100% (in it: attn 2)") == 2
+    assert swapped.finding.headline.count("layer 2 100% (in finer parts: attn 2") == 2
 
 
 def moved_at_random(pair, *, seed=12):
